@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hostendpoint
+
+// ObjectMeta is the metadata of every resource, in the order in which Calico writes it. Timestamps stay text, so that
+// what was read is written back unchanged. Ref: k8s.io/apimachinery/pkg/apis/meta/v1.ObjectMeta.
+type ObjectMeta struct {
+	Name              string            `json:"name,omitempty"`
+	GenerateName      string            `json:"generateName,omitempty"`
+	Namespace         string            `json:"namespace,omitempty"`
+	SelfLink          string            `json:"selfLink,omitempty"`
+	UID               string            `json:"uid,omitempty"`
+	ResourceVersion   string            `json:"resourceVersion,omitempty"`
+	Generation        int64             `json:"generation,omitempty"`
+	CreationTimestamp *string           `json:"creationTimestamp"` // RFC 3339; null when unset
+	DeletionTimestamp *string           `json:"deletionTimestamp,omitempty"`
+	DeletionGraceSecs *int64            `json:"deletionGracePeriodSeconds,omitempty"`
+	Labels            map[string]string `json:"labels,omitempty"`
+	Annotations       map[string]string `json:"annotations,omitempty"`
+	OwnerReferences   []OwnerReference  `json:"ownerReferences,omitempty"`
+	Finalizers        []string          `json:"finalizers,omitempty"`
+}
+
+// OwnerReference names the owner of an object.
+type OwnerReference struct {
+	APIVersion         string `json:"apiVersion"`
+	Kind               string `json:"kind"`
+	Name               string `json:"name"`
+	UID                string `json:"uid"`
+	Controller         *bool  `json:"controller,omitempty"`
+	BlockOwnerDeletion *bool  `json:"blockOwnerDeletion,omitempty"`
+}
