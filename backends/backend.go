@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package backends holds what the kernel dataplanes have in common: the Backend interface and the values it speaks.
+package backends
+
+import (
+	"context"
+	"time"
+
+	"github.com/hostpolicy/hostpolicy/policy/flow"
+	"github.com/hostpolicy/hostpolicy/policy/ir"
+)
+
+// Backend is one kernel dataplane in one network namespace. Implementations are safe for concurrent use; calls are
+// serialised. All methods return as soon as they can after ctx ends.
+type Backend interface {
+	// Apply makes the kernel enforce p with the members m, all or nothing: on error, and if the process dies at any
+	// instant, the kernel keeps the generation it had or has the new one.
+	Apply(ctx context.Context, p *ir.Program, m ir.Members) (Receipt, error)
+	// Observe reads back what the kernel enforces and compares it with what was applied last.
+	Observe(ctx context.Context) (State, error)
+	// Counters returns what the kernel counted for each origin, sorted by origin text.
+	Counters(ctx context.Context) ([]Counter, error)
+	// Teardown removes everything that this backend ever made, also by an earlier process of the same name. The host
+	// is then unprotected.
+	Teardown(ctx context.Context) error
+}
+
+// Receipt says what an Apply did. The zero value means that nothing was applied.
+type Receipt struct {
+	Generation  uint64        `json:"generation"`  // counts the successful Applies of this Backend, from 1
+	Fingerprint string        `json:"fingerprint"` // of the artifact now in the kernel
+	Changes     int           `json:"changes"`     // objects and elements that were sent; 0 if the kernel had it already
+	Rendered    time.Duration `json:"rendered"`    // time spent on the artifact and the difference
+	Committed   time.Duration `json:"committed"`   // time spent in the kernel
+}
+
+// State is what Observe found.
+type State struct {
+	Present     bool    `json:"present"`               // something of ours is in the kernel
+	Generation  uint64  `json:"generation,omitempty"`  // of the last Apply; 0 if this process did none
+	Fingerprint string  `json:"fingerprint,omitempty"` // of the artifact that should be in the kernel
+	Drift       []Drift `json:"drift,omitempty"`       // sorted; empty if the kernel has exactly what was applied
+}
+
+// DriftKind says how an object differs. The zero value is invalid.
+type DriftKind string
+
+// The kinds of drift.
+const (
+	DriftMissing DriftKind = "missing" // applied, and not in the kernel
+	DriftUnknown DriftKind = "unknown" // in the kernel, and not applied
+	DriftChanged DriftKind = "changed" // in both, with different meaning
+)
+
+// Drift is one difference between what was applied and what the kernel has.
+type Drift struct {
+	Kind   DriftKind `json:"kind"`
+	Object string    `json:"object"`           // "chain normal-in", "set s:...", "rule normal-in[3]"
+	Want   string    `json:"want,omitempty"`   // what was applied
+	Got    string    `json:"got,omitempty"`    // what the kernel has
+	Origin string    `json:"origin,omitempty"` // of the rule, if it has one
+}
+
+// Counter is what the kernel counted for one origin.
+type Counter struct {
+	Origin  flow.Origin `json:"origin"`
+	Packets uint64      `json:"packets"`
+	Bytes   uint64      `json:"bytes"`
+}

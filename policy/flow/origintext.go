@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package flow
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
+)
+
+// String returns the canonical text of the origin's identity, such as "policy:security/web/ingress[0]@forward"; ""
+// for the zero value. ParseOrigin is its inverse.
+func (o Origin) String() string {
+	var s string
+	switch o.Kind {
+	case 0:
+		return ""
+	case OriginPolicy:
+		s = "policy:" + o.Tier + "/" + o.Name + "/" + o.Dir.String() + "[" + strconv.Itoa(o.Index) + "]"
+	case OriginProfile:
+		s = "profile:" + o.Name + "/" + o.Dir.String() + "[" + strconv.Itoa(o.Index) + "]"
+	case OriginTier:
+		s = "tier:" + o.Tier + "/" + o.Dir.String()
+	case OriginDefault:
+		s = "default:" + o.Name + "/" + o.Dir.String()
+	case OriginFailsafe:
+		d := "in"
+		if o.Dir == Egress {
+			d = "out"
+		}
+		s = "failsafe:" + d + "/" + o.Protocol.String() + "/" + strconv.Itoa(int(o.Port))
+	case OriginProfileMissing:
+		s = "profile-missing:" + o.Name
+	default:
+		for _, f := range fixedOrigins {
+			if f.kind == o.Kind {
+				s = f.text
+			}
+		}
+		if s == "" {
+			return fmt.Sprintf("origin(%d)", o.Kind)
+		}
+	}
+	if o.Stage != StageNormal {
+		s += "@" + o.Stage.String()
+	}
+	return s
+}
+
+// fixedOrigins are the kinds whose text has no parts. The failsafe for neighbour discovery stands before the
+// failsafes for ports, whose text begins alike.
+var fixedOrigins = [...]struct {
+	kind OriginKind
+	text string
+}{
+	{OriginND, "failsafe:nd"},
+	{OriginEstablished, "conntrack:established"},
+	{OriginInvalid, "conntrack:invalid"},
+	{OriginWorkload, "workload"},
+	{OriginForwardDefault, "forward-default"},
+	{OriginNoVerdict, "no-verdict"},
+	{OriginNoEndpoint, "no-endpoint"},
+}
+
+// ErrOrigin is what errors of ParseOrigin wrap.
+var ErrOrigin = errors.New("not an origin")
+
+// ParseOrigin reads what Origin.String writes. The empty string is an error.
+func ParseOrigin(text string) (Origin, error) {
+	bad := func() (Origin, error) { return Origin{}, fmt.Errorf("%w: %q", ErrOrigin, text) }
+	var o Origin
+	body := text
+	if i := strings.LastIndexByte(text, '@'); i >= 0 {
+		st, err := ParseStage(text[i+1:])
+		if err != nil || st == StageNormal {
+			return bad()
+		}
+		o.Stage, body = st, text[:i]
+	}
+	for _, f := range fixedOrigins {
+		if body == f.text {
+			o.Kind = f.kind
+			return o, nil
+		}
+	}
+	kind, rest, ok := strings.Cut(body, ":")
+	if !ok || rest == "" {
+		return bad()
+	}
+	if kind == "profile-missing" {
+		o.Kind, o.Name = OriginProfileMissing, rest
+		return o, nil
+	}
+	parts := strings.Split(rest, "/")
+	dir := func(s string, indexed bool) bool {
+		if indexed {
+			i := strings.IndexByte(s, '[')
+			if i < 0 || !strings.HasSuffix(s, "]") {
+				return false
+			}
+			n, err := strconv.Atoi(s[i+1 : len(s)-1])
+			if err != nil || n < 0 || strconv.Itoa(n) != s[i+1:len(s)-1] {
+				return false
+			}
+			o.Index, s = n, s[:i]
+		}
+		d, err := ParseDirection(s)
+		o.Dir = d
+		return err == nil
+	}
+	switch {
+	case kind == "policy" && len(parts) == 3 && parts[0] != "" && parts[1] != "" && dir(parts[2], true):
+		o.Kind, o.Tier, o.Name = OriginPolicy, parts[0], parts[1]
+	case kind == "profile" && len(parts) == 2 && parts[0] != "" && dir(parts[1], true):
+		o.Kind, o.Name = OriginProfile, parts[0]
+	case kind == "tier" && len(parts) == 2 && parts[0] != "" && dir(parts[1], false):
+		o.Kind, o.Tier = OriginTier, parts[0]
+	case kind == "default" && len(parts) == 2 && parts[0] != "" && dir(parts[1], false):
+		o.Kind, o.Name = OriginDefault, parts[0]
+	case kind == "failsafe" && len(parts) == 3 && (parts[0] == "in" || parts[0] == "out"):
+		p, ok := inet.ParseProtocol(parts[1])
+		n, err := strconv.ParseUint(parts[2], 10, 16)
+		if !ok || err != nil {
+			return bad()
+		}
+		o.Kind, o.Protocol, o.Port = OriginFailsafe, p, uint16(n)
+		if parts[0] == "out" {
+			o.Dir = Egress
+		}
+	default:
+		return bad()
+	}
+	if o.String() != text {
+		return bad()
+	}
+	return o, nil
+}
+
+// MarshalText returns the origin's String.
+func (o Origin) MarshalText() ([]byte, error) { return []byte(o.String()), nil }
+
+// UnmarshalText reads what MarshalText writes; empty text is the zero value.
+func (o *Origin) UnmarshalText(b []byte) error {
+	if len(b) == 0 {
+		*o = Origin{}
+		return nil
+	}
+	x, err := ParseOrigin(string(b))
+	if err == nil {
+		*o = x
+	}
+	return err
+}
+
+// RuleKey identifies an Origin in places too small for its text: log prefixes, map values, comments. It is the
+// beginning of the SHA-256 of the text.
+type RuleKey uint64
+
+// Key returns the origin's key; 0 for the zero value.
+func (o Origin) Key() RuleKey {
+	if o.Kind == 0 {
+		return 0
+	}
+	sum := sha256.Sum256([]byte(o.String()))
+	return RuleKey(binary.BigEndian.Uint64(sum[:8]))
+}
+
+// String returns the key as 16 hexadecimal digits.
+func (k RuleKey) String() string {
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], uint64(k))
+	return hex.EncodeToString(b[:])
+}
+
+// ParseRuleKey reads what RuleKey.String writes.
+func ParseRuleKey(s string) (RuleKey, error) {
+	b, err := hex.DecodeString(s)
+	if err != nil || len(b) != 8 {
+		return 0, fmt.Errorf("not a rule key: %q", s)
+	}
+	return RuleKey(binary.BigEndian.Uint64(b)), nil
+}
