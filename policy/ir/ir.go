@@ -42,6 +42,12 @@ type Entry struct {
 	Hook    flow.Hook
 	Block   BlockID
 	Default Outcome
+	// Always is asked before Block, and even if an earlier Allow settled this hook; "" is none. If it ends Undecided,
+	// the entry goes on as if it were not there. Its Pass ends the hook and so takes back an earlier Allow.
+	//
+	// Calico: an accepted pre-DNAT packet of a workload still meets the workload's own rules on its way to a process
+	// of the host. Ref: felix/rules/static.go, filterInputChain.
+	Always  BlockID
 	Settles flow.HookSet // the later hooks of the packet's path that an Allow here skips
 	NoTrack bool         // an Allow here also takes the packet out of connection tracking, and so out of NAT
 }
@@ -99,9 +105,10 @@ const (
 	Log Effect = iota + 1 // emit an event with the rule's Origin
 )
 
-// Call runs another block. If its outcome is Undecided or in Resume, the calling block goes on with the next step;
-// otherwise the outcome is the caller's.
+// Call runs another block for the packets that match. If its outcome is Undecided or in Resume, the calling block goes
+// on with the next step; otherwise the outcome is the caller's.
 type Call struct {
+	Match  Match // empty in nearly every call
 	Block  BlockID
 	Resume OutcomeSet
 	Origin OriginID
