@@ -3,8 +3,10 @@
 package policy
 
 import (
+	"fmt"
 	"net/netip"
 
+	"github.com/hostpolicy/hostpolicy/hostendpoint/field"
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
 )
 
@@ -71,3 +73,67 @@ const (
 	Drop   DenyAction = iota
 	Reject            // answers with an error where the kernel can, drops elsewhere
 )
+
+// defaultFailsafes are Calico's. Ref: felix/config/config_params.go.
+var (
+	defaultInbound  = [...]FailsafePort{{Protocol: inet.TCP, Port: 22}, {Protocol: inet.UDP, Port: 68}, {Protocol: inet.TCP, Port: 179}, {Protocol: inet.TCP, Port: 2379}, {Protocol: inet.TCP, Port: 2380}, {Protocol: inet.TCP, Port: 5473}, {Protocol: inet.TCP, Port: 6443}, {Protocol: inet.TCP, Port: 6666}, {Protocol: inet.TCP, Port: 6667}}
+	defaultOutbound = [...]FailsafePort{{Protocol: inet.UDP, Port: 53}, {Protocol: inet.UDP, Port: 67}, {Protocol: inet.TCP, Port: 179}, {Protocol: inet.TCP, Port: 2379}, {Protocol: inet.TCP, Port: 2380}, {Protocol: inet.TCP, Port: 5473}, {Protocol: inet.TCP, Port: 6443}, {Protocol: inet.TCP, Port: 6666}, {Protocol: inet.TCP, Port: 6667}}
+)
+
+// withDefaults returns c with nil lists replaced by Calico's defaults and prefixes masked.
+func (c Config) withDefaults() Config {
+	if c.Failsafes.Inbound == nil {
+		c.Failsafes.Inbound = defaultInbound[:]
+	}
+	if c.Failsafes.Outbound == nil {
+		c.Failsafes.Outbound = defaultOutbound[:]
+	}
+	c.Failsafes.Inbound = maskedFailsafes(c.Failsafes.Inbound)
+	c.Failsafes.Outbound = maskedFailsafes(c.Failsafes.Outbound)
+	if c.WorkloadInterfacePrefixes == nil {
+		c.WorkloadInterfacePrefixes = []string{"cali"}
+	}
+	return c
+}
+
+func maskedFailsafes(in []FailsafePort) []FailsafePort {
+	out := make([]FailsafePort, len(in))
+	for i, f := range in {
+		f.Net = f.Net.Masked()
+		out[i] = f
+	}
+	return out
+}
+
+// validate checks a Config that has its defaults.
+func (c Config) validate() field.List {
+	var errs field.List
+	bad := func(path, value, reason string) {
+		errs = append(errs, &field.Error{Object: "Config", Path: path, Value: value, Reason: reason, Err: field.ErrInvalid})
+	}
+	for _, l := range []struct {
+		path string
+		list []FailsafePort
+	}{{"failsafes.inbound", c.Failsafes.Inbound}, {"failsafes.outbound", c.Failsafes.Outbound}} {
+		for i, f := range l.list {
+			if f.Protocol != inet.TCP && f.Protocol != inet.UDP {
+				bad(fmt.Sprintf("%s[%d].protocol", l.path, i), f.Protocol.String(), "must be tcp or udp")
+			}
+		}
+	}
+	if c.Failsafes.NeighborDiscovery > Off {
+		bad("failsafes.neighborDiscovery", fmt.Sprint(c.Failsafes.NeighborDiscovery), "must be On or Off")
+	}
+	if c.AllowAction > Return {
+		bad("allowAction", fmt.Sprint(c.AllowAction), "must be Accept or Return")
+	}
+	if c.DenyAction > Reject {
+		bad("denyAction", fmt.Sprint(c.DenyAction), "must be Drop or Reject")
+	}
+	for i, p := range c.WorkloadInterfacePrefixes {
+		if p == "" || len(p) > 15 {
+			bad(fmt.Sprintf("workloadInterfacePrefixes[%d]", i), p, "must be the beginning of an interface name, 1 to 15 bytes")
+		}
+	}
+	return errs
+}

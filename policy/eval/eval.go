@@ -108,7 +108,8 @@ func (e *Evaluator) decide(p *flow.Packet, rec *recorder) Decision {
 
 	switch path {
 	case flow.Input, flow.Local:
-		if accepted != nil {
+		// Calico: what comes from a workload meets the workload's own rules, accepted before NAT or not.
+		if accepted != nil && !e.isWorkload(p.In) {
 			return Decision{Verdict: flow.Allow, By: *accepted}
 		}
 		return w.final(w.ask(flow.NormalIn, p.In))
@@ -131,10 +132,7 @@ func (e *Evaluator) decide(p *flow.Packet, rec *recorder) Decision {
 		case out == denied:
 			return Decision{Verdict: flow.Deny, By: by}
 		case out == allowed:
-			// Both sides agree; the first that accepted is named.
-			if accepted != nil {
-				by = *accepted
-			}
+			// Both sides accept; the one that had the last word is named.
 			return Decision{Verdict: flow.Allow, By: by}
 		case out == noVerdict:
 			// Calico: the egress chain clears the accept mark before it asks.
