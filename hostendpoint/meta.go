@@ -2,6 +2,8 @@
 
 package hostendpoint
 
+import "encoding/json"
+
 // ObjectMeta is the metadata of every resource, in the order in which Calico writes it. Timestamps stay text, so that
 // what was read is written back unchanged. Ref: k8s.io/apimachinery/pkg/apis/meta/v1.ObjectMeta.
 type ObjectMeta struct {
@@ -19,6 +21,18 @@ type ObjectMeta struct {
 	Annotations       map[string]string `json:"annotations,omitempty"`
 	OwnerReferences   []OwnerReference  `json:"ownerReferences,omitempty"`
 	Finalizers        []string          `json:"finalizers,omitempty"`
+	ManagedFields     []ManagedFields   `json:"managedFields,omitempty"`
+}
+
+// ManagedFields says which manager owns which fields; Kubernetes writes it, and nothing here reads it.
+type ManagedFields struct {
+	Manager     string          `json:"manager,omitempty"`
+	Operation   string          `json:"operation,omitempty"`
+	APIVersion  string          `json:"apiVersion,omitempty"`
+	Time        *string         `json:"time,omitempty"` // RFC 3339
+	FieldsType  string          `json:"fieldsType,omitempty"`
+	FieldsV1    json.RawMessage `json:"fieldsV1,omitempty"`
+	Subresource string          `json:"subresource,omitempty"`
 }
 
 // OwnerReference names the owner of an object.

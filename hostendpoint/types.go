@@ -164,6 +164,7 @@ type Node struct {
 	TypeMeta `json:",inline"`
 	Metadata ObjectMeta `json:"metadata"`
 	Spec     NodeSpec   `json:"spec"`
+	Status   NodeStatus `json:"status,omitzero"`
 
 	Source *field.Source `json:"-"`
 }
@@ -178,6 +179,7 @@ type NodeSpec struct {
 	OrchRefs             []OrchRef          `json:"orchRefs,omitempty"`
 	Wireguard            *NodeWireguardSpec `json:"wireguard,omitempty"`
 	Addresses            []NodeAddress      `json:"addresses,omitempty"`
+	Interfaces           []NodeInterface    `json:"interfaces,omitempty"` // since Calico 3.30
 }
 
 // NodeBGPSpec is the BGP part of a NodeSpec.
@@ -201,6 +203,19 @@ type NodeAddress struct {
 	Type    string `json:"type,omitempty"` // CalicoNodeIP, InternalIP or ExternalIP
 }
 
+// NodeInterface is one network interface of a Node.
+type NodeInterface struct {
+	Name      string   `json:"name,omitempty"`
+	Addresses []string `json:"addresses,omitempty"`
+}
+
+// NodeStatus is what Calico reports about a Node. Nothing here reads it.
+type NodeStatus struct {
+	WireguardPublicKey   string   `json:"wireguardPublicKey,omitempty"`
+	WireguardPublicKeyV6 string   `json:"wireguardPublicKeyV6,omitempty"`
+	PodCIDRs             []string `json:"podCIDRs,omitempty"`
+}
+
 // OrchRef names the node in its orchestrator.
 type OrchRef struct {
 	NodeName     string `json:"nodeName,omitempty"`
@@ -215,8 +230,8 @@ type Rule struct {
 	ICMP        *ICMPFields   `json:"icmp,omitempty"`
 	NotProtocol *Protocol     `json:"notProtocol,omitempty"`
 	NotICMP     *ICMPFields   `json:"notICMP,omitempty"`
-	Source      EntityRule    `json:"source,omitzero"`
-	Destination EntityRule    `json:"destination,omitzero"`
+	Source      EntityRule    `json:"source"` // written even if empty, as Calico does; so is Destination
+	Destination EntityRule    `json:"destination"`
 	HTTP        *HTTPMatch    `json:"http,omitempty"`
 	Metadata    *RuleMetadata `json:"metadata,omitempty"`
 }
