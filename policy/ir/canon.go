@@ -32,7 +32,7 @@ func MergePorts(rs []inet.PortRange) []inet.PortRange {
 func MergePrefixes(ps []netip.Prefix) []netip.Prefix {
 	s := make([]netip.Prefix, 0, len(ps))
 	for _, p := range ps {
-		if q, ok := plain(p); ok {
+		if q, ok := PlainPrefix(p); ok {
 			s = append(s, q)
 		}
 	}
@@ -58,8 +58,8 @@ func MergePrefixes(ps []netip.Prefix) []netip.Prefix {
 	return out
 }
 
-// plain returns p masked and without IPv4-mapped form.
-func plain(p netip.Prefix) (netip.Prefix, bool) {
+// PlainPrefix returns p masked, and an IPv4-mapped prefix of 96 bits and more as IPv4; false if p is invalid.
+func PlainPrefix(p netip.Prefix) (netip.Prefix, bool) {
 	if !p.IsValid() {
 		return p, false
 	}
@@ -139,6 +139,9 @@ func Canonical(p *Program) *Program {
 		steps := make([]Step, len(b.Steps))
 		for j, s := range b.Steps {
 			steps[j] = renameOrigins(s, rename)
+			if sw, ok := steps[j].(Switch); ok {
+				slices.SortStableFunc(sw.Cases, CompareCases) // renameOrigins made a copy
+			}
 		}
 		q.Blocks[i] = Block{ID: b.ID, Steps: steps}
 	}
@@ -175,7 +178,6 @@ func renameOrigins(s Step, rename func(OriginID) OriginID) Step {
 		for i := range s.Cases {
 			s.Cases[i].Origin = rename(s.Cases[i].Origin)
 		}
-		slices.SortStableFunc(s.Cases, CompareCases)
 		return s
 	}
 	return s

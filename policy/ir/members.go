@@ -25,7 +25,7 @@ func NewIndex(m Members) *Index {
 		set := &indexedSet{elements: make(map[Element]struct{}, len(s.Elements))}
 		var seen [2][129]bool
 		for _, e := range s.Elements {
-			p, ok := plain(e.Prefix)
+			p, ok := PlainPrefix(e.Prefix)
 			if !ok {
 				continue
 			}

@@ -343,7 +343,7 @@ func (v *validator) members(m Members) {
 		}
 		sorted(v, "elements", s.Elements, CompareElements)
 		for i, e := range s.Elements {
-			q, valid := plain(e.Prefix)
+			q, valid := PlainPrefix(e.Prefix)
 			switch {
 			case !valid || q != e.Prefix:
 				v.fault("element %d: %s is not a masked prefix in its own family", i, e.Prefix)

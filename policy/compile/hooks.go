@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package compile
+
+import (
+	"slices"
+
+	"github.com/hostpolicy/hostpolicy/hostendpoint"
+	"github.com/hostpolicy/hostpolicy/hostendpoint/field"
+	"github.com/hostpolicy/hostpolicy/policy"
+	"github.com/hostpolicy/hostpolicy/policy/flow"
+	"github.com/hostpolicy/hostpolicy/policy/ir"
+)
+
+// entries adds the entries of all hooks at which something can be asked, and what they lead to.
+func (c *compiler) entries() {
+	for _, h := range flow.Hooks {
+		specific, wildcard := c.scope(h)
+		if len(specific) == 0 && wildcard == nil {
+			continue
+		}
+		e := ir.Entry{Hook: h}
+		switch h {
+		case flow.UntrackedIn:
+			e.NoTrack, e.Settles = true, flow.HooksOf(flow.PreDNAT, flow.NormalIn, flow.ForwardIn)
+		case flow.UntrackedOut:
+			e.NoTrack, e.Settles = true, flow.HooksOf(flow.NormalOut)
+		case flow.PreDNAT:
+			e.Settles = flow.HooksOf(flow.NormalIn, flow.ForwardIn)
+		case flow.NormalIn:
+			// Calico: INPUT leaves for the workload's rules before it looks at the accept mark, so that what pre-DNAT
+			// policy allowed is not allowed yet. Ref: felix/rules/static.go, filterInputChain.
+			if rule := c.workload(ir.InIface); rule != nil {
+				e.Always = c.block(blockID("workload", h.String()), []ir.Step{rule})
+			}
+		}
+		e.Block = c.block(blockID("hook", h.String()), c.dispatch(h, specific, wildcard))
+		c.prog.Entries = append(c.prog.Entries, e)
+	}
+}
+
+// scope returns the endpoints that take part at a hook: those with interfaces of their own, and the wildcard that takes
+// every other interface.
+//
+// Calico: an interface whose endpoint has no pre-DNAT policy falls to the wildcard's; normal and forward policy of the
+// wildcard never reach an interface that has an endpoint; untracked policy of the wildcard is not applied at all.
+// Ref: felix/dataplane/linux/endpoint_mgr.go, resolveHostEndpoints.
+func (c *compiler) scope(h flow.Hook) ([]*policy.Endpoint, *policy.Endpoint) {
+	w := c.s.Wildcard
+	switch h.Stage() {
+	case flow.StageUntracked:
+		// An endpoint whose untracked policies all govern the other direction has nothing to say here.
+		governs := func(ep *policy.Endpoint) bool {
+			return slices.ContainsFunc(ep.Untracked, func(t policy.TierPolicies) bool { return len(policiesOf(t, h)) > 0 })
+		}
+		return c.sortedByName(governs), nil
+	case flow.StagePreDNAT:
+		if w != nil && len(w.PreDNAT) == 0 {
+			w = nil
+		}
+		return c.sortedByName(func(ep *policy.Endpoint) bool { return len(ep.PreDNAT) > 0 }), w
+	}
+	return c.sortedByName(func(*policy.Endpoint) bool { return true }), w
+}
+
+// dispatch returns the steps that find the endpoint which governs the packet's interface.
+func (c *compiler) dispatch(h flow.Hook, specific []*policy.Endpoint, wildcard *policy.Endpoint) []ir.Step {
+	iface := ir.InIface
+	if h.Direction() == flow.Egress {
+		iface = ir.OutIface
+	}
+	var steps []ir.Step
+	if h == flow.NormalOut {
+		// Calico: OUTPUT looks at the accept mark first, so this rule, unlike that of NormalIn, is an ordinary one.
+		if rule := c.workload(iface); rule != nil {
+			steps = append(steps, rule)
+		}
+	}
+	sw := ir.Switch{Key: []ir.Field{iface}}
+	owner := map[string]string{}
+	for _, ep := range specific {
+		id := c.endpoint(ep, h)
+		for _, name := range ep.Interfaces {
+			v, ok := ir.Name(name)
+			if other, taken := owner[name]; taken || !ok {
+				c.errorf(object(ep), "", ep.Pos, "cannot govern the interface %q (taken by %q)", name, other)
+				continue
+			}
+			owner[name] = ep.Name
+			sw.Cases = append(sw.Cases, ir.Case{Key: []ir.Interval{ir.Exactly(v)}, Then: ir.Target{Block: id}})
+		}
+	}
+	if len(sw.Cases) > 0 {
+		steps = append(steps, sw)
+	}
+	if wildcard != nil {
+		call := ir.Call{Block: c.endpoint(wildcard, h)}
+		if c.s.Config.ExemptLoopback {
+			call.Match = ir.Match{{ir.InNames{Field: iface, Names: []ir.NamePattern{{Name: "lo"}}, Not: true}}}
+		}
+		steps = append(steps, call)
+	}
+	return steps
+}
+
+// workload returns the rule that leaves traffic between the host and its own workloads alone; nil if no interface
+// belongs to workloads. Ref: felix/rules/static.go, filterInputChain and filterOutputChain.
+func (c *compiler) workload(iface ir.Field) ir.Step {
+	var names []ir.NamePattern
+	for _, p := range c.s.Config.WorkloadInterfacePrefixes {
+		if _, ok := ir.Name(p); !ok {
+			c.errorf("Config", "WorkloadInterfacePrefixes", field.Pos{}, "%q is not the beginning of an interface name", p)
+			continue
+		}
+		names = append(names, ir.NamePattern{Name: p, Prefix: true})
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	slices.SortFunc(names, ir.CompareNames)
+	return ir.Rule{
+		Match:  ir.Match{{ir.InNames{Field: iface, Names: slices.Compact(names)}}},
+		Then:   ir.Pass,
+		Origin: c.origin(flow.Origin{Kind: flow.OriginWorkload}),
+	}
+}
+
+func object(ep *policy.Endpoint) string {
+	return hostendpoint.KindHostEndpoint + "(" + ep.Name + ")"
+}
