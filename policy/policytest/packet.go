@@ -12,6 +12,7 @@ import (
 
 	"github.com/hostpolicy/hostpolicy/hostendpoint"
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
+	"github.com/hostpolicy/hostpolicy/hostendpoint/manifest"
 	"github.com/hostpolicy/hostpolicy/policy/flow"
 )
 
@@ -42,10 +43,7 @@ func (p *Packet) String() string {
 }
 
 // DNAT is one rule of the host's own destination NAT: what is sent to To over Protocol goes to Becomes.
-type DNAT struct {
-	Protocol    inet.Protocol
-	To, Becomes netip.AddrPort
-}
+type DNAT = manifest.DNAT
 
 // ParsePacket reads one line of the form
 //
