@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package selector
+
+// IndexIsEmpty reports whether x holds nothing at all.
+func IndexIsEmpty(x *Index) bool {
+	return len(x.selectors)+len(x.endpoints)+len(x.parents)+len(x.labels)+len(x.free) == 0
+}

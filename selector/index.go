@@ -1,0 +1,315 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package selector
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// Index keeps which endpoints match which selectors while both change. An endpoint, known by a name that is the
+// caller's, has labels of its own and inherits those of its parents, in order, as Inherit has it. The methods that
+// change something return what became of it, so that the sum of all changes ever returned is the present state.
+//
+// The result depends on the present contents alone, not on the way to them. The zero value is an empty Index. An Index is
+// for one goroutine at a time; unlike most of this package it is not a value: do not copy it.
+//
+// It is fast because most pairs never meet: from each selector it derives labels that an endpoint must have, and looks
+// up only endpoints that have one of them, and the other way round.
+type Index struct {
+	selectors map[string]*indexSelector
+	endpoints map[string]*indexEndpoint
+	parents   map[string]*indexParent
+	labels    map[string]*indexLabel
+	free      map[*indexSelector]struct{} // those that may match any labels
+	round     uint64                      // marks what the current search has seen
+}
+
+// Change says that an endpoint began or ceased to match a selector.
+type Change struct {
+	Selector string // the name given to PutSelector
+	Endpoint string // the name given to PutEndpoint
+	Match    bool   // whether it matches now
+}
+
+type indexSelector struct {
+	name     string
+	selector Selector
+	bounds   restriction
+	matches  map[*indexEndpoint]struct{}
+	seen     uint64
+}
+
+type indexEndpoint struct {
+	name    string
+	own     map[string]string
+	parents []*indexParent
+	labels  MapLabels // resolved
+	slots   []endpointSlot
+	matches []*indexSelector // sorted by name
+	seen    uint64
+}
+
+// endpointSlot is where an endpoint stands for one of its labels.
+type endpointSlot struct {
+	value *indexValue
+	pos   int // in value.endpoints
+}
+
+type indexParent struct {
+	name     string
+	defined  bool
+	labels   map[string]string
+	children map[*indexEndpoint]int // how often each names it
+}
+
+// PutSelector adds a selector under a name, or replaces the one of that name. The changes are sorted by endpoint.
+func (x *Index) PutSelector(name string, s Selector) []Change {
+	x.init()
+	sel := x.selectors[name]
+	if sel == nil {
+		sel = &indexSelector{name: name, matches: map[*indexEndpoint]struct{}{}}
+		x.selectors[name] = sel
+	} else {
+		x.unlinkSelector(sel)
+	}
+	sel.selector = s
+	sel.bounds = s.restriction(x.weigh)
+	x.linkSelector(sel)
+
+	var changes []Change
+	now := map[*indexEndpoint]struct{}{}
+	for ep := range x.candidateEndpoints(sel) {
+		if !sel.bounds.exact && !s.Matches(ep.labels) {
+			continue
+		}
+		now[ep] = struct{}{}
+		if _, old := sel.matches[ep]; !old {
+			ep.insert(sel)
+			changes = append(changes, Change{name, ep.name, true})
+		}
+	}
+	for ep := range sel.matches {
+		if _, still := now[ep]; !still {
+			ep.remove(sel)
+			changes = append(changes, Change{name, ep.name, false})
+		}
+	}
+	sel.matches = now
+	return sortChanges(changes)
+}
+
+// DeleteSelector removes a selector; an unknown name is no error. The changes are sorted by endpoint.
+func (x *Index) DeleteSelector(name string) []Change {
+	sel := x.selectors[name]
+	if sel == nil {
+		return nil
+	}
+	x.unlinkSelector(sel)
+	delete(x.selectors, name)
+	changes := make([]Change, 0, len(sel.matches))
+	for ep := range sel.matches {
+		ep.remove(sel)
+		changes = append(changes, Change{name, ep.name, false})
+	}
+	return sortChanges(changes)
+}
+
+// PutEndpoint adds an endpoint with its own labels and the names of its parents, or replaces the one of that name. A
+// parent need not exist, and counts from when it does. The arguments are copied. The changes are sorted by selector.
+func (x *Index) PutEndpoint(name string, labels map[string]string, parents ...string) []Change {
+	x.init()
+	ep := x.endpoints[name]
+	if ep == nil {
+		ep = &indexEndpoint{name: name}
+		x.endpoints[name] = ep
+	}
+	ep.own = maps.Clone(labels)
+	old := ep.parents
+	ep.parents = make([]*indexParent, len(parents))
+	for i, p := range parents {
+		ep.parents[i] = x.parent(p)
+		ep.parents[i].children[ep]++
+	}
+	for _, p := range old {
+		x.release(p, ep)
+	}
+	return x.refresh(ep, nil)
+}
+
+// DeleteEndpoint removes an endpoint; an unknown name is no error. The changes are sorted by selector.
+func (x *Index) DeleteEndpoint(name string) []Change {
+	ep := x.endpoints[name]
+	if ep == nil {
+		return nil
+	}
+	delete(x.endpoints, name)
+	for _, p := range ep.parents {
+		x.release(p, ep)
+	}
+	x.place(ep, nil)
+	changes := make([]Change, len(ep.matches))
+	for i, sel := range ep.matches {
+		delete(sel.matches, ep)
+		changes[i] = Change{sel.name, name, false}
+	}
+	return changes
+}
+
+// PutParent sets the labels that a parent hands down. They are copied. The changes are sorted by selector and endpoint.
+func (x *Index) PutParent(name string, labels map[string]string) []Change {
+	x.init()
+	p := x.parent(name)
+	p.defined, p.labels = true, maps.Clone(labels)
+	return x.refreshChildren(p)
+}
+
+// DeleteParent removes a parent's labels; an unknown name is no error. Endpoints go on naming it. The changes are sorted
+// by selector and endpoint.
+func (x *Index) DeleteParent(name string) []Change {
+	p := x.parents[name]
+	if p == nil || !p.defined {
+		return nil
+	}
+	p.defined, p.labels = false, nil
+	changes := x.refreshChildren(p)
+	if len(p.children) == 0 {
+		delete(x.parents, name)
+	}
+	return changes
+}
+
+// Endpoints returns the names of the endpoints that match the selector of a name, sorted.
+func (x *Index) Endpoints(selector string) []string {
+	sel := x.selectors[selector]
+	if sel == nil {
+		return nil
+	}
+	out := make([]string, 0, len(sel.matches))
+	for ep := range sel.matches {
+		out = append(out, ep.name)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// Selectors returns the names of the selectors that match the endpoint of a name, sorted.
+func (x *Index) Selectors(endpoint string) []string {
+	ep := x.endpoints[endpoint]
+	if ep == nil {
+		return nil
+	}
+	out := make([]string, len(ep.matches))
+	for i, sel := range ep.matches {
+		out[i] = sel.name
+	}
+	return out
+}
+
+// Labels returns the labels of an endpoint, own and inherited. They must not be changed; later changes of the endpoint
+// do not change them either.
+func (x *Index) Labels(endpoint string) (MapLabels, bool) {
+	ep := x.endpoints[endpoint]
+	if ep == nil {
+		return nil, false
+	}
+	return ep.labels, true
+}
+
+func (x *Index) init() {
+	if x.selectors == nil {
+		x.selectors = map[string]*indexSelector{}
+		x.endpoints = map[string]*indexEndpoint{}
+		x.parents = map[string]*indexParent{}
+		x.labels = map[string]*indexLabel{}
+		x.free = map[*indexSelector]struct{}{}
+	}
+}
+
+// parent returns the parent of a name, defined or only named by an endpoint.
+func (x *Index) parent(name string) *indexParent {
+	p := x.parents[name]
+	if p == nil {
+		p = &indexParent{name: name, children: map[*indexEndpoint]int{}}
+		x.parents[name] = p
+	}
+	return p
+}
+
+// release undoes one naming of p by ep.
+func (x *Index) release(p *indexParent, ep *indexEndpoint) {
+	if p.children[ep]--; p.children[ep] == 0 {
+		delete(p.children, ep)
+	}
+	if len(p.children) == 0 && !p.defined {
+		delete(x.parents, p.name)
+	}
+}
+
+func (x *Index) refreshChildren(p *indexParent) []Change {
+	var changes []Change
+	for ep := range p.children {
+		changes = x.refresh(ep, changes)
+	}
+	return sortChanges(changes)
+}
+
+// refresh resolves the labels of ep anew and finds out what it matches. It appends the changes, sorted by selector.
+func (x *Index) refresh(ep *indexEndpoint, changes []Change) []Change {
+	labels := MapLabels(ep.own)
+	if len(ep.parents) > 0 {
+		inherited := make([]map[string]string, len(ep.parents))
+		for i, p := range ep.parents {
+			inherited[i] = p.labels
+		}
+		labels = Inherit(ep.own, inherited...)
+	}
+	x.place(ep, labels)
+
+	var now []*indexSelector
+	for sel := range x.candidateSelectors(ep) {
+		if sel.bounds.exact || sel.selector.Matches(labels) {
+			now = append(now, sel)
+		}
+	}
+	slices.SortFunc(now, compareNames)
+
+	old := ep.matches
+	for i, j := 0, 0; i < len(old) || j < len(now); {
+		c := 0
+		switch {
+		case i == len(old):
+			c = 1
+		case j == len(now):
+			c = -1
+		default:
+			c = compareNames(old[i], now[j])
+		}
+		switch {
+		case c < 0:
+			delete(old[i].matches, ep)
+			changes = append(changes, Change{old[i].name, ep.name, false})
+			i++
+		case c > 0:
+			now[j].matches[ep] = struct{}{}
+			changes = append(changes, Change{now[j].name, ep.name, true})
+			j++
+		default:
+			i++
+			j++
+		}
+	}
+	ep.matches = now
+	return changes
+}
+
+func compareNames(a, b *indexSelector) int { return strings.Compare(a.name, b.name) }
+
+func sortChanges(c []Change) []Change {
+	slices.SortFunc(c, func(a, b Change) int {
+		return cmp.Or(strings.Compare(a.Selector, b.Selector), strings.Compare(a.Endpoint, b.Endpoint))
+	})
+	return c
+}
