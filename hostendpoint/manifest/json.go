@@ -15,11 +15,11 @@ import (
 
 var errNotJSON = errors.New("not JSON")
 
-// parseJSON reads a stream of JSON objects into nodes as the YAML parser would make them. YAML is nearly a superset of
+// parseJSON reads a stream of JSON objects and arrays into nodes as the YAML parser would make them. YAML is nearly a superset of
 // JSON, but the parser refuses tabs and surrogate pairs.
 func parseJSON(data []byte, maxDepth int) ([]*yaml.Node, error) {
 	trimmed := bytes.TrimLeft(data, " \t\r\n")
-	if len(trimmed) == 0 || trimmed[0] != '{' {
+	if len(trimmed) == 0 || trimmed[0] != '{' && trimmed[0] != '[' {
 		return nil, errNotJSON
 	}
 	r := jsonReader{dec: json.NewDecoder(bytes.NewReader(data)), data: data, line: 1}

@@ -51,8 +51,8 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// Parse reads all documents of all sources and validates the objects. A document is one resource, or a List
-// (apiVersion v1) or HostEndpointList (and so on) of them; empty documents are skipped. Defaults are not filled in: see
+// Parse reads all documents of all sources and validates the objects. A document is one resource, a
+// sequence of resources, or a List (apiVersion v1) or HostEndpointList (and so on) of them; empty documents are skipped. Defaults are not filled in: see
 // hostendpoint.Default.
 //
 // The error is a *field.Errors with everything that is wrong, two objects of one name included; the resources are then

@@ -13,9 +13,19 @@ import (
 	"github.com/hostpolicy/hostpolicy/hostendpoint/field"
 )
 
-// document reads one document: a resource or a list of them.
+// document reads one document: a resource, a List, or a bare sequence of resources, as Calico's documentation writes them.
 func (p *parser) document(doc *document) {
-	p.resource(doc, doc.root, "", "")
+	if doc.root.Kind != yaml.SequenceNode {
+		p.resource(doc, doc.root, "", "")
+		return
+	}
+	d := &decoder{p: p, doc: doc}
+	if d.enter(doc.root, "") == nil {
+		return
+	}
+	for i, item := range doc.root.Content {
+		p.resource(doc, item, "["+strconv.Itoa(i)+"]", "")
+	}
 }
 
 // resource reads the resource n. Prefix is its path in the document, for errors before it is known what it is. Kind is

@@ -109,3 +109,94 @@ func TestValidationVectors(t *testing.T) {
 	})
 	require.Len(t, used, len(decided))
 }
+
+func TestEffectiveVectorsAreValidAlike(t *testing.T) {
+	type vector struct {
+		ID    int
+		Valid bool
+		Doc   string
+	}
+	vectors(t, "effective.jsonl", func(t *testing.T, v vector) {
+		_, err := one(v.Doc)
+		require.Equal(t, v.Valid, err == nil, "%d\n%s\n%v", v.ID, v.Doc, err)
+	})
+}
+
+// decidedHostEndpoints lists the vectors of hep_v1.jsonl in which we differ by decision.
+var decidedHostEndpoints = map[int]string{
+	13:   "an object name may begin with a hyphen",
+	107:  "a node name may begin with a hyphen",
+	236:  "a profile name is in the larger alphabet",
+	242:  "a profile name is in the larger alphabet",
+	351:  "port names are unique",
+	1520: "a key is given once",
+	1589: "field names are case sensitive",
+	1755: "port names are unique",
+}
+
+func TestHostEndpointVectorsAreValidAlike(t *testing.T) {
+	type vector struct {
+		ID    int
+		Valid bool
+		Doc   string
+	}
+	vectors(t, "hep_v1.jsonl", func(t *testing.T, v vector) {
+		o, err := one(v.Doc)
+		want := v.Valid != (decidedHostEndpoints[v.ID] != "")
+		require.Equal(t, want, err == nil, "%d\n%s\n%v", v.ID, v.Doc, err)
+		if err != nil {
+			return
+		}
+		errs, _ := o.Check()
+		require.Empty(t, errs, "a valid object is usable")
+	})
+}
+
+func TestAutoHostEndpointVectors(t *testing.T) {
+	type vector struct {
+		ID     int
+		Node   string
+		NodeOK bool `json:"node_ok"`
+		HEP    *hostendpoint.HostEndpoint
+		HEPOK  bool `json:"hep_ok"`
+	}
+	vectors(t, "autohep.jsonl", func(t *testing.T, v vector) {
+		r, err := manifest.Options{Stored: true}.Parse(manifest.Source{Data: []byte(v.Node)})
+		require.NoError(t, err)
+		require.Len(t, r.Nodes, 1)
+		n := r.Nodes[0]
+		require.Equal(t, v.NodeOK, hostendpoint.Validate(n) == nil, "%d\n%s\n%v", v.ID, v.Node, hostendpoint.Validate(n))
+		h, err := hostendpoint.AutoHostEndpoint(n)
+		if v.HEP == nil {
+			require.Error(t, err)
+			return
+		}
+		require.NoError(t, err)
+		require.Equal(t, v.HEPOK, hostendpoint.Validate(h) == nil)
+		v.HEP.TypeMeta = h.TypeMeta
+		require.Equal(t, v.HEP, h)
+	})
+}
+
+// Calico's etcd values are the JSON of the objects.
+func TestConvertVectorsGiveTheSameBytes(t *testing.T) {
+	type vector struct {
+		ID    int
+		Doc   string
+		Value string `json:"etcd_value"`
+	}
+	vectors(t, "convert.jsonl", func(t *testing.T, v vector) {
+		r, err := manifest.Options{Stored: true}.Parse(manifest.Source{Data: []byte(v.Doc)})
+		require.NoError(t, err)
+		require.Len(t, r.HostEndpoints, 1)
+		got, err := json.Marshal(r.HostEndpoints[0])
+		require.NoError(t, err)
+		require.Equal(t, v.Value, string(got), "%d\n%s", v.ID, v.Doc)
+
+		var again hostendpoint.HostEndpoint
+		require.NoError(t, json.Unmarshal(got, &again))
+		twice, err := json.Marshal(again)
+		require.NoError(t, err)
+		require.Equal(t, got, twice)
+	})
+}
