@@ -57,6 +57,7 @@ func Compile(s *policy.Snapshot) (*ir.Program, ir.Members, error) {
 			c.errorf("Snapshot", "Endpoints", field.Pos{}, "holds a nil endpoint")
 		}
 	}
+	c.workloads = c.workloadNames()
 	if len(c.errs) == 0 {
 		c.entries()
 	}
@@ -75,6 +76,8 @@ type compiler struct {
 	declared map[string]*policy.Set        // by ID
 	used     map[string]bool               // IDs of sets that a rule of prog names
 	errs     field.List
+
+	workloads []ir.NamePattern // interfaces that belong to workloads
 }
 
 func (c *compiler) errorf(object, path string, pos field.Pos, format string, args ...any) {

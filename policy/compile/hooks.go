@@ -12,11 +12,12 @@ import (
 	"github.com/hostpolicy/hostpolicy/policy/ir"
 )
 
-// entries adds the entries of all hooks at which something can be asked, and what they lead to.
+// entries adds the entries of all hooks at which something can be asked, and what they lead to. Traffic of the host's own
+// workloads is told apart even where there is no endpoint, so that the answer names the true reason.
 func (c *compiler) entries() {
 	for _, h := range flow.Hooks {
 		specific, wildcard := c.scope(h)
-		if len(specific) == 0 && wildcard == nil {
+		if len(specific) == 0 && wildcard == nil && (h.Stage() != flow.StageNormal || len(c.workloads) == 0) {
 			continue
 		}
 		e := ir.Entry{Hook: h}
@@ -30,8 +31,8 @@ func (c *compiler) entries() {
 		case flow.NormalIn:
 			// Calico: INPUT leaves for the workload's rules before it looks at the accept mark, so that what pre-DNAT
 			// policy allowed is not allowed yet. Ref: felix/rules/static.go, filterInputChain.
-			if rule := c.workload(ir.InIface); rule != nil {
-				e.Always = c.block(blockID("workload", h.String()), []ir.Step{rule})
+			if len(c.workloads) > 0 {
+				e.Always = c.block(blockID("workload", h.String()), []ir.Step{c.workload(ir.InIface)})
 			}
 		}
 		e.Block = c.block(blockID("hook", h.String()), c.dispatch(h, specific, wildcard))
@@ -70,11 +71,9 @@ func (c *compiler) dispatch(h flow.Hook, specific []*policy.Endpoint, wildcard *
 		iface = ir.OutIface
 	}
 	var steps []ir.Step
-	if h == flow.NormalOut {
+	if h == flow.NormalOut && len(c.workloads) > 0 {
 		// Calico: OUTPUT looks at the accept mark first, so this rule, unlike that of NormalIn, is an ordinary one.
-		if rule := c.workload(iface); rule != nil {
-			steps = append(steps, rule)
-		}
+		steps = append(steps, c.workload(iface))
 	}
 	sw := ir.Switch{Key: []ir.Field{iface}}
 	owner := map[string]string{}
@@ -103,9 +102,8 @@ func (c *compiler) dispatch(h flow.Hook, specific []*policy.Endpoint, wildcard *
 	return steps
 }
 
-// workload returns the rule that leaves traffic between the host and its own workloads alone; nil if no interface
-// belongs to workloads. Ref: felix/rules/static.go, filterInputChain and filterOutputChain.
-func (c *compiler) workload(iface ir.Field) ir.Step {
+// workloadNames returns the patterns of the interfaces that belong to workloads.
+func (c *compiler) workloadNames() []ir.NamePattern {
 	var names []ir.NamePattern
 	for _, p := range c.s.Config.WorkloadInterfacePrefixes {
 		if _, ok := ir.Name(p); !ok {
@@ -114,12 +112,15 @@ func (c *compiler) workload(iface ir.Field) ir.Step {
 		}
 		names = append(names, ir.NamePattern{Name: p, Prefix: true})
 	}
-	if len(names) == 0 {
-		return nil
-	}
 	slices.SortFunc(names, ir.CompareNames)
+	return slices.Compact(names)
+}
+
+// workload returns the rule that leaves traffic between the host and its own workloads alone.
+// Ref: felix/rules/static.go, filterInputChain and filterOutputChain.
+func (c *compiler) workload(iface ir.Field) ir.Step {
 	return ir.Rule{
-		Match:  ir.Match{{ir.InNames{Field: iface, Names: slices.Compact(names)}}},
+		Match:  ir.Match{{ir.InNames{Field: iface, Names: c.workloads}}},
 		Then:   ir.Pass,
 		Origin: c.origin(flow.Origin{Kind: flow.OriginWorkload}),
 	}
