@@ -215,9 +215,8 @@ func (r *runner) find(s Switch) (Case, bool) {
 		return 1
 	})
 	for i := end - 1; i >= 0; i-- {
-		c := s.Cases[i]
-		if !slices.ContainsFunc(indices(len(s.Key)), func(f int) bool { return !c.Key[f].Contains(key[f]) }) {
-			return c, true
+		if holds(s.Cases[i].Key, &key) {
+			return s.Cases[i], true
 		}
 		if len(s.Key) == 1 {
 			break
@@ -226,13 +225,31 @@ func (r *runner) find(s Switch) (Case, bool) {
 	return Case{}, false
 }
 
-func (r *runner) match(m Match) bool {
-	for _, c := range m {
-		if !slices.ContainsFunc(c, r.term) {
+func holds(key []Interval, v *[16]Value) bool {
+	for f, i := range key {
+		if !i.Contains(v[f]) {
 			return false
 		}
 	}
 	return true
+}
+
+func (r *runner) match(m Match) bool {
+	for _, c := range m {
+		if !r.clause(c) {
+			return false
+		}
+	}
+	return true
+}
+
+func (r *runner) clause(c Clause) bool {
+	for _, t := range c {
+		if r.term(t) {
+			return true
+		}
+	}
+	return false
 }
 
 // term reports whether the term holds. What cannot be asked of the packet does not hold, and its negation does.

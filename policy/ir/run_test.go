@@ -287,8 +287,9 @@ func TestSwitchFindsTheCaseThatHoldsThePacket(t *testing.T) {
 	})
 }
 
-func TestVerdictDoesNotAllocateMuch(t *testing.T) {
+func TestVerdictDoesNotAllocate(t *testing.T) {
 	in := interpret(t, sample)
 	p := tcp()
-	require.LessOrEqual(t, testing.AllocsPerRun(100, func() { in.Verdict(&p) }), 8.0)
+	// The list of hooks is the only allocation.
+	require.LessOrEqual(t, testing.AllocsPerRun(100, func() { in.Verdict(&p) }), 1.0)
 }

@@ -99,7 +99,7 @@ func overlap(cases []Case, fields int) (i, j int, found bool) {
 }
 
 // overlapIn takes the cases in group apart along any field in which they fall into separate runs, and compares pairs
-// only where no field separates. Tried is the number of fields since the last separation.
+// only where no field separates. It begins with the field next.
 func overlapIn(cases []Case, group []int, fields, next int) (int, int, bool) {
 	if len(group) < 2 {
 		return 0, 0, false
@@ -134,7 +134,7 @@ func overlapIn(cases []Case, group []int, fields, next int) (int, int, bool) {
 	}
 	for x, a := range group {
 		for _, b := range group[x+1:] {
-			if !slices.ContainsFunc(indices(fields), func(f int) bool { return !cases[a].Key[f].overlaps(cases[b].Key[f]) }) {
+			if keysOverlap(cases[a].Key, cases[b].Key) {
 				return a, b, true
 			}
 		}
@@ -142,10 +142,11 @@ func overlapIn(cases []Case, group []int, fields, next int) (int, int, bool) {
 	return 0, 0, false
 }
 
-func indices(n int) []int {
-	s := make([]int, n)
-	for i := range s {
-		s[i] = i
+func keysOverlap(a, b []Interval) bool {
+	for f := range a {
+		if !a[f].overlaps(b[f]) {
+			return false
+		}
 	}
-	return s
+	return true
 }
