@@ -46,6 +46,7 @@ func Compile(s *policy.Snapshot) (*ir.Program, ir.Members, error) {
 		blocks:   map[ir.BlockID]ir.Fingerprint{},
 		declared: map[string]*policy.Set{},
 		used:     map[string]bool{},
+		done:     map[ruleList]ir.BlockID{},
 	}
 	for _, set := range s.Sets {
 		if set != nil {
@@ -78,6 +79,13 @@ type compiler struct {
 	errs     field.List
 
 	workloads []ir.NamePattern // interfaces that belong to workloads
+	done      map[ruleList]ir.BlockID
+}
+
+// ruleList is a *policy.Policy or *policy.Profile at a hook: endpoints share them, and it is compiled once.
+type ruleList struct {
+	owner any
+	hook  flow.Hook
 }
 
 func (c *compiler) errorf(object, path string, pos field.Pos, format string, args ...any) {

@@ -3,6 +3,8 @@
 package compile
 
 import (
+	"strconv"
+
 	"github.com/hostpolicy/hostpolicy/hostendpoint/field"
 	"github.com/hostpolicy/hostpolicy/policy"
 	"github.com/hostpolicy/hostpolicy/policy/flow"
@@ -87,15 +89,22 @@ func (c *compiler) profiles(ep *policy.Endpoint, h flow.Hook) []ir.Step {
 	return append(steps, c.then(ir.Deny, flow.Origin{Kind: flow.OriginDefault, Name: ep.Name, Dir: h.Direction(), Pos: ep.Pos}))
 }
 
+// profile adds the block of a profile in the direction of a hook. It reports false if no rule can match.
 func (c *compiler) profile(p *policy.Profile, h flow.Hook) (ir.BlockID, bool) {
-	rules := p.Ingress
-	if h.Direction() == flow.Egress {
-		rules = p.Egress
+	key := ruleList{p, h}
+	id, ok := c.done[key]
+	if !ok {
+		rules := p.Ingress
+		if h.Direction() == flow.Egress {
+			rules = p.Egress
+		}
+		id = c.rules(blockID("profile", p.Name, h.String()), rules, source{
+			object: "Profile(" + p.Name + ")",
+			origin: flow.Origin{Kind: flow.OriginProfile, Name: p.Name, Dir: h.Direction(), Pos: p.Pos},
+		})
+		c.done[key] = id
 	}
-	return c.rules(blockID("profile", p.Name, h.String()), rules, source{
-		object: "Profile(" + p.Name + ")",
-		origin: flow.Origin{Kind: flow.OriginProfile, Name: p.Name, Dir: h.Direction()},
-	})
+	return id, id != ""
 }
 
 // source says whose rules are being compiled.
@@ -105,7 +114,7 @@ type source struct {
 }
 
 func (s source) path(i int) string {
-	return "spec." + s.origin.Dir.String() + "[" + itoa(i) + "]"
+	return "spec." + s.origin.Dir.String() + "[" + strconv.Itoa(i) + "]"
 }
 
 func (c *compiler) ruleError(s source, r *policy.Rule, format string, args ...any) {

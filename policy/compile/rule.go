@@ -11,9 +11,9 @@ import (
 	"github.com/hostpolicy/hostpolicy/policy/ir"
 )
 
-// rules adds a block with those of the rules that can match a packet. It reports false if there are none, and adds no
-// block then.
-func (c *compiler) rules(id ir.BlockID, rules []policy.Rule, src source) (ir.BlockID, bool) {
+// rules adds a block with those of the rules that can match a packet. It returns "" if there are none, and adds no block
+// then.
+func (c *compiler) rules(id ir.BlockID, rules []policy.Rule, src source) ir.BlockID {
 	var steps []ir.Step
 	for i := range rules {
 		r := &rules[i]
@@ -44,9 +44,9 @@ func (c *compiler) rules(id ir.BlockID, rules []policy.Rule, src source) (ir.Blo
 		steps = append(steps, step)
 	}
 	if len(steps) == 0 {
-		return "", false
+		return ""
 	}
-	return c.block(id, steps), true
+	return c.block(id, steps)
 }
 
 // match returns the clauses of a rule: family, protocol, ICMP, source, destination. It reports false if no packet can

@@ -5,14 +5,11 @@ package compile
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"strconv"
 
 	"github.com/hostpolicy/hostpolicy/policy"
 	"github.com/hostpolicy/hostpolicy/policy/flow"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
 )
-
-func itoa(i int) string { return strconv.Itoa(i) }
 
 // policiesOf returns the policies of a tier that govern the direction of a hook.
 func policiesOf(t policy.TierPolicies, h flow.Hook) []*policy.Policy {
@@ -66,12 +63,18 @@ func (c *compiler) tier(ep *policy.Endpoint, t *policy.Tier, ps []*policy.Policy
 
 // policy adds the block of a policy in the direction and stage of a hook. It reports false if no rule can match.
 func (c *compiler) policy(p *policy.Policy, h flow.Hook) (ir.BlockID, bool) {
-	rules := p.Ingress
-	if h.Direction() == flow.Egress {
-		rules = p.Egress
+	key := ruleList{p, h}
+	id, ok := c.done[key]
+	if !ok {
+		rules := p.Ingress
+		if h.Direction() == flow.Egress {
+			rules = p.Egress
+		}
+		id = c.rules(blockID("policy", p.Tier, p.Name, h.String()), rules, source{
+			object: p.Kind + "(" + p.Tier + "/" + p.Name + ")",
+			origin: flow.Origin{Kind: flow.OriginPolicy, Tier: p.Tier, Name: p.Name, Dir: h.Direction(), Stage: h.Stage(), Pos: p.Pos},
+		})
+		c.done[key] = id
 	}
-	return c.rules(blockID("policy", p.Tier, p.Name, h.String()), rules, source{
-		object: p.Kind + "(" + p.Tier + "/" + p.Name + ")",
-		origin: flow.Origin{Kind: flow.OriginPolicy, Tier: p.Tier, Name: p.Name, Dir: h.Direction(), Stage: h.Stage(), Pos: p.Pos},
-	})
+	return id, id != ""
 }
