@@ -5,7 +5,7 @@ package selector
 import "strings"
 
 // Matches reports whether s holds for labels. Nil labels are no labels. It does not allocate (though making an
-// interface value of your own type may), and looks at no more labels than it needs.
+// interface value of your own type may), and looks at no more labels than it needs. It is fastest on MapLabels.
 //
 // Calico: a comparison with a label that is absent is false, except that != and "not in" are then true.
 // Ref: libcalico-go/lib/selector/parser/ast.go.
@@ -13,54 +13,74 @@ func (s Selector) Matches(labels Labels) bool {
 	if s.tree == nil {
 		return false
 	}
-	if labels == nil {
-		labels = MapLabels(nil)
+	switch l := labels.(type) {
+	case MapLabels:
+		return s.tree.matchMap(l)
+	case nil:
+		return s.tree.matchMap(nil)
 	}
-	// Calling Get through the interface costs as much as the rest of the loop.
-	m, isMap := labels.(MapLabels)
-	nodes := s.tree.nodes
+	return s.tree.match(labels)
+}
+
+// matchMap is match for MapLabels. The lookup is nearly all of the work, and through an interface it costs twice as
+// much.
+func (t *tree) matchMap(m MapLabels) bool {
+	nodes := t.nodes
 	i := int32(0)
 	for uint(i) < uint(len(nodes)) {
 		n := &nodes[i]
-		var v string
-		var ok bool
-		if isMap {
-			v, ok = m[n.label]
-		} else if n.label != "" {
-			v, ok = labels.Get(n.label)
-		}
-		if n.op == OpEqual { // by far the most common
+		v, ok := m[n.label]
+		i = n.other
+		if n.op == OpEqual { // the most common one
 			if ok && v == n.value {
 				i = n.then
-			} else {
-				i = n.other
 			}
-			continue
+		} else if t.holds(n, v, ok) {
+			i = n.then
 		}
-		switch n.op {
-		case OpHas:
-		case OpNotEqual:
-			ok = !ok || v != n.value
-		case OpIn:
-			ok = ok && s.tree.sets[n.set].has(v)
-		case OpNotIn:
-			ok = !ok || !s.tree.sets[n.set].has(v)
-		case OpContains:
-			ok = ok && strings.Contains(v, n.value)
-		case OpStartsWith:
-			ok = ok && strings.HasPrefix(v, n.value)
-		case OpEndsWith:
-			ok = ok && strings.HasSuffix(v, n.value)
-		case OpAll, OpGlobal:
-			ok = true
-		default:
-			return false
+	}
+	return i == accept
+}
+
+func (t *tree) match(labels Labels) bool {
+	i := int32(0)
+	for i >= 0 {
+		n := &t.nodes[i]
+		var v string
+		var ok bool
+		if n.label != "" {
+			v, ok = labels.Get(n.label)
 		}
-		if ok {
+		if t.holds(n, v, ok) {
 			i = n.then
 		} else {
 			i = n.other
 		}
 	}
 	return i == accept
+}
+
+// holds evaluates a leaf for the value of its label, which is there if ok.
+func (t *tree) holds(n *node, v string, ok bool) bool {
+	switch n.op {
+	case OpAll, OpGlobal:
+		return true
+	case OpHas:
+		return ok
+	case OpEqual:
+		return ok && v == n.value
+	case OpNotEqual:
+		return !ok || v != n.value
+	case OpIn:
+		return ok && t.sets[n.set].has(v)
+	case OpNotIn:
+		return !ok || !t.sets[n.set].has(v)
+	case OpContains:
+		return ok && strings.Contains(v, n.value)
+	case OpStartsWith:
+		return ok && strings.HasPrefix(v, n.value)
+	case OpEndsWith:
+		return ok && strings.HasSuffix(v, n.value)
+	}
+	return false
 }

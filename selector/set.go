@@ -8,7 +8,7 @@ import "slices"
 type valueSet struct {
 	sorted []string            // without duplicates, in the order of bytes, as the canonical text has them
 	index  map[string]struct{} // of large sets
-	table  []uint8             // of small sets: open addressing, 1 + an index into sorted; 0 is free
+	table  []string            // of small sets: open addressing; "" is free, and in no table
 	shift  uint8               // from a hash to an index into table
 }
 
@@ -44,39 +44,42 @@ func (s *valueSet) fill() {
 		bits++
 	}
 	s.shift = uint8(32 - bits)
-	t := make([]uint8, 1<<bits)
-	for i, v := range s.sorted {
+	t := make([]string, 1<<bits)
+	for _, v := range s.sorted {
+		if v == "" {
+			continue
+		}
 		h := weakHash(v) >> s.shift
-		for probe := 0; t[h] != 0; probe++ {
+		for probe := 0; t[h] != ""; probe++ {
 			if probe == maxProbe {
 				return
 			}
 			h = (h + 1) & uint32(len(t)-1)
 		}
-		t[h] = uint8(i + 1)
+		t[h] = v
 	}
 	s.table = t
 }
 
-// weakHash looks at four things at which values that belong together differ. The upper bits are the good ones.
+// weakHash looks at four things at which values that belong together differ. The upper bits are the good ones. V must
+// not be empty.
 func weakHash(v string) uint32 {
-	n := len(v)
-	if n == 0 {
-		return 0
-	}
+	n := uint(len(v))
 	return (uint32(n)<<24 ^ uint32(v[0])<<16 ^ uint32(v[n/2])<<8 ^ uint32(v[n-1])) * 0x9E3779B1 // 2^32 / golden ratio
 }
 
 func (s *valueSet) has(v string) bool {
 	if len(s.table) > 0 {
+		if v == "" {
+			return s.sorted[0] == ""
+		}
 		// At most half of the table is in use, so that this ends.
 		for h := weakHash(v) >> (s.shift & 31); ; h++ {
-			i := s.table[h&uint32(len(s.table)-1)]
-			if i == 0 {
-				return false
-			}
-			if s.sorted[i-1] == v {
+			switch s.table[h&uint32(len(s.table)-1)] {
+			case v:
 				return true
+			case "":
+				return false
 			}
 		}
 	}
