@@ -16,9 +16,6 @@ import (
 	"github.com/hostpolicy/hostpolicy/hostendpoint/field"
 )
 
-// bytesPerNode is how long a value may be to count as one node.
-const bytesPerNode = 256
-
 // decoder turns the nodes of one object into the JSON of its Go type. It checks everything that JSON decoding would
 // take silently, and remembers the lines of the fields. Errors go to the parser; failed says that there was one.
 type decoder struct {
@@ -78,9 +75,12 @@ func (d *decoder) enter(n *yaml.Node, path string) *yaml.Node {
 		d.fail(n, path, "", field.ErrTooLarge, "nested more than %d deep", d.p.opts.MaxDepth)
 		return nil
 	}
-	// Aliases can make much of little: nodes and long values are counted as often as they are read.
-	if d.p.visited += 1 + len(n.Value)/bytesPerNode; d.p.visited > d.p.opts.MaxNodes+d.p.opts.MaxBytes/bytesPerNode {
-		d.fail(n, path, "", field.ErrTooLarge, "more than %d YAML nodes", d.p.opts.MaxNodes)
+	// Aliases can make much of little: nodes and their text are counted as often as they are read. Without aliases there
+	// are no more of them than the source has.
+	d.p.visited++
+	d.p.bytes += len(n.Value)
+	if d.p.visited > d.p.opts.MaxNodes || d.p.bytes > 2*d.p.opts.MaxBytes {
+		d.fail(n, path, "", field.ErrTooLarge, "with its aliases, the input has more than %d YAML nodes or %d bytes of text", d.p.opts.MaxNodes, 2*d.p.opts.MaxBytes)
 		d.p.full = true
 		return nil
 	}
@@ -99,6 +99,10 @@ func (d *decoder) null() { d.out = append(d.out, "null"...) }
 
 // quote appends s as a JSON string.
 func (d *decoder) quote(s string) {
+	if strings.IndexFunc(s, func(r rune) bool { return r < ' ' || r > '~' || r == '"' || r == '\\' }) < 0 {
+		d.out = append(append(append(d.out, '"'), s...), '"')
+		return
+	}
 	b, err := json.Marshal(s)
 	if err != nil { // strings can always be encoded
 		b = []byte(`""`)

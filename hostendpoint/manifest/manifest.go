@@ -74,6 +74,7 @@ type parser struct {
 	opts    Options
 	used    int // nodes that the sources have, by estimate
 	visited int // nodes that were read, with repetitions
+	bytes   int // of their values
 	errs    field.List
 	full    bool // a limit was reached: nothing more is read or reported
 

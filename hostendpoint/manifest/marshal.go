@@ -90,7 +90,9 @@ func tidy(n *yaml.Node) {
 			continue
 		}
 		tidy(k)
-		tidy(v)
+		if k.Value != "fieldsV1" { // of no known type: null means something there
+			tidy(v)
+		}
 		kept = append(kept, k, v)
 	}
 	n.Content = kept
