@@ -65,12 +65,40 @@ type connection struct {
 	related *tuple         // another connection that this one was expected from
 }
 
+// reply returns the tuple of what comes back, behind NAT.
+func (c connection) reply() tuple {
+	t := c.orig.reverse()
+	if c.natDst.IsValid() {
+		t.src, t.srcPort = c.natDst.Addr(), c.natDst.Port()
+	}
+	return t
+}
+
+// connections is a set that one table can hold: no two share a tuple.
+type connections map[tuple]connection
+
+// add adds cs, or reports false and adds nothing if one of them is in the way of another. A connection may be there
+// already.
+func (s connections) add(cs []connection) bool {
+	for _, c := range cs {
+		for _, t := range []tuple{c.orig, c.reply()} {
+			if x, ok := s[t]; ok && (x.orig != c.orig || x.natDst != c.natDst || (x.related == nil) != (c.related == nil)) {
+				return false
+			}
+		}
+	}
+	for _, c := range cs {
+		s[c.orig], s[c.reply()] = c, c
+	}
+	return true
+}
+
 // connectionsFor returns the connections that must be known for p to have its state; none for the states new, invalid
 // and untracked.
 func connectionsFor(p *flow.Packet, id uint32) ([]connection, error) {
 	t := tuple{protocol: p.Protocol, src: p.Src, dst: p.Dst, srcPort: p.SrcPort, dstPort: p.DstPort}
 	if p.Protocol == icmpOf(p) {
-		t.icmpType, t.code, t.icmpID = p.ICMPType, p.ICMPCode, icmpID(p, id)
+		t.icmpType, t.code, t.icmpID = p.ICMPType, p.ICMPCode, uint16(id)
 	}
 	switch p.State {
 	case flow.Established:

@@ -169,7 +169,7 @@ func transport(p *flow.Packet, id uint32) ([]byte, error) {
 				b = append(b, 0)
 			}
 		} else {
-			b = be.AppendUint16(b, icmpID(p, id))
+			b = be.AppendUint16(b, uint16(id))
 			b = be.AppendUint16(b, 1)
 			b = append(b, padding...)
 		}
@@ -228,9 +228,6 @@ func isICMPError(p *flow.Packet) bool {
 	return 1 <= p.ICMPType && p.ICMPType <= 4 || p.ICMPType == 137
 }
 
-// icmpID returns the identifier of a query; it makes the flows of several packets distinct.
-func icmpID(_ *flow.Packet, id uint32) uint16 { return uint16(id) }
-
 // quotedFlow returns the flow whose packet an ICMP error quotes: from the destination of the error to its source.
 func quotedFlow(p *flow.Packet, id uint32) flow.Packet {
 	q := flow.Packet{Protocol: inet.UDP, Src: p.Dst, Dst: p.Src, SrcPort: 33000 + uint16(id%1000), DstPort: 34000 + uint16(id/1000%1000)}
@@ -288,7 +285,11 @@ func pseudo(p *flow.Packet, n int) uint32 {
 	var b []byte
 	b = append(b, p.Src.AsSlice()...)
 	b = append(b, p.Dst.AsSlice()...)
-	s := uint32(p.Protocol) + uint32(n)
+	proto := p.Protocol
+	if proto == inet.UDPLite {
+		proto = inet.UDP // what connection tracking expects: nf_conntrack_proto_udp.c, udplite_error
+	}
+	s := uint32(proto) + uint32(n)
 	for i := 0; i+1 < len(b); i += 2 {
 		s += uint32(b[i])<<8 | uint32(b[i+1])
 	}

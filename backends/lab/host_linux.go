@@ -89,7 +89,45 @@ func newMachine(h hostendpoint.Host, forwarding bool) (m *machine, err error) {
 			return m, fmt.Errorf("interface %s: %w", iface.Name, err)
 		}
 	}
+	if err = m.waitLocal(h); err != nil {
+		return m, err
+	}
 	return m, m.host.Do(func() error { return sysctls([]sysctl{{"net/ipv4/conf/lo/route_localnet", "1"}}) })
+}
+
+// waitLocal waits until all addresses are delivered to. IPv6 does that later, even without duplicate address detection.
+// Ref: net/ipv6/addrconf.c, addrconf_dad_work.
+func (m *machine) waitLocal(h hostendpoint.Host) error {
+	return poll(func() (missing string, err error) {
+		routes, err := m.nl.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{Table: unix.RT_TABLE_LOCAL}, netlink.RT_FILTER_TABLE)
+		if err != nil {
+			return "", fmt.Errorf("list routes: %w", err)
+		}
+		for _, i := range h.Interfaces {
+			for _, a := range i.Addresses {
+				local := func(r netlink.Route) bool {
+					return r.Type == unix.RTN_LOCAL && r.Dst != nil && r.Dst.IP.Equal(a.Addr().AsSlice())
+				}
+				if a.Addr().Is6() && !slices.ContainsFunc(routes, local) {
+					return "address " + a.Addr().String(), nil
+				}
+			}
+		}
+		return "", nil
+	})
+}
+
+// poll asks until nothing is missing.
+func poll(ask func() (missing string, err error)) error {
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		missing, err := ask()
+		switch {
+		case err != nil || missing == "":
+			return err
+		case time.Now().After(deadline):
+			return fmt.Errorf("%s is not ready", missing)
+		}
+	}
 }
 
 func (m *machine) addInterface(peers *netlink.Handle, number int, name string) error {
@@ -129,22 +167,19 @@ func (m *machine) setUp(name string) error {
 
 // waitReady waits until all links of a namespace but lo can carry packets.
 func waitReady(nl *netlink.Handle) error {
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	return poll(func() (missing string, err error) {
 		links, err := nl.LinkList()
 		if err != nil {
-			return fmt.Errorf("list links: %w", err)
+			return "", fmt.Errorf("list links: %w", err)
 		}
-		i := slices.IndexFunc(links, func(l netlink.Link) bool {
+		for _, l := range links {
 			a := l.Attrs()
-			return a.Flags&net.FlagUp != 0 && a.Flags&net.FlagLoopback == 0 && a.OperState != netlink.OperUp
-		})
-		if i < 0 {
-			return nil
+			if a.Flags&net.FlagUp != 0 && a.Flags&net.FlagLoopback == 0 && a.OperState != netlink.OperUp {
+				return "link " + a.Name, nil
+			}
 		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("link %s does not come up: %s", links[i].Attrs().Name, links[i].Attrs().OperState)
-		}
-	}
+		return "", nil
+	})
 }
 
 func (m *machine) addAddresses(iface hostendpoint.Interface) error {

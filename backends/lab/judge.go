@@ -56,7 +56,7 @@ func (o *observation) denied() bool {
 	return slices.ContainsFunc(o.decisions, func(d decision) bool { return d.event == flow.EventDeny })
 }
 
-// inOrder checks that an observed arrival is the one that p claims.
+// asClaimed checks that an observed arrival is the one that p claims.
 func asClaimed(p *flow.Packet, o *observation) error {
 	a := o.arrived
 	switch {

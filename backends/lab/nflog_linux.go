@@ -97,6 +97,9 @@ func (s *nflogSource) Err() error {
 	return s.err
 }
 
+// fenceGroup is for the lab: fences that are logged to this group come out between the events.
+func (s *nflogSource) fenceGroup() uint16 { return s.group }
+
 func (s *nflogSource) Subscribe(ctx context.Context) (<-chan Event, error) {
 	ch := make(chan Event, 1024)
 	ctx, cancel := context.WithCancel(ctx)
@@ -104,7 +107,11 @@ func (s *nflogSource) Subscribe(ctx context.Context) (<-chan Event, error) {
 	s.err = nil
 	s.mu.Unlock()
 	stop, err := readLog(ctx, s.ns, s.group, func(r logRecord) {
-		if rec, ok := flow.ParseLogPrefix(r.prefix); ok {
+		rec, ok := flow.ParseLogPrefix(r.prefix)
+		if r.prefix == fencePrefix {
+			rec, ok = flow.LogRecord{Text: fencePrefix}, true
+		}
+		if ok {
 			select {
 			case ch <- Event{Record: rec, Packet: r.packet}:
 			case <-ctx.Done():

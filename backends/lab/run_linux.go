@@ -113,6 +113,9 @@ func runTogether(ctx context.Context, cases []*policytest.Case, job []int, out [
 	if len(job) == 0 {
 		return nil
 	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	s, err := open(ctx, top, o)
 	if err != nil {
 		return err
@@ -136,18 +139,26 @@ func runTogether(ctx context.Context, cases []*policytest.Case, job []int, out [
 	}()
 	evctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	events, err := dp.Events().Subscribe(evctx)
+	source := dp.Events()
+	events, err := source.Subscribe(evctx)
 	if err != nil {
 		return fmt.Errorf("subscribe to events: %w", err)
+	}
+	h := hearing{events: events}
+	if f, ok := source.(interface{ fenceGroup() uint16 }); ok {
+		h.fenced = true
+		if err := installFence(s.m.host, o.LogGroup, f.fenceGroup()); err != nil {
+			return err
+		}
 	}
 	for _, i := range job {
 		if out[i].Err != nil {
 			continue
 		}
 		start := time.Now()
-		out[i].Results, out[i].Err = s.live(ctx, cases[i], dp, events)
+		out[i].Results, out[i].Err = s.live(ctx, cases[i], dp, h)
 		if out[i].Err != nil {
-			out[i].Err = errors.Join(out[i].Err, dp.Events().Err())
+			out[i].Err = errors.Join(out[i].Err, source.Err())
 		}
 		out[i].Elapsed += time.Since(start)
 	}
@@ -155,7 +166,7 @@ func runTogether(ctx context.Context, cases []*policytest.Case, job []int, out [
 }
 
 // live applies the policy of a case and judges its packets.
-func (s *station) live(ctx context.Context, c *policytest.Case, dp Dataplane, events <-chan Event) ([]policytest.Result, error) {
+func (s *station) live(ctx context.Context, c *policytest.Case, dp Dataplane, h hearing) ([]policytest.Result, error) {
 	snap, err := policy.Resolve(c.Resources, c.Host, c.Config)
 	if err != nil {
 		return nil, err
@@ -171,7 +182,7 @@ func (s *station) live(ctx context.Context, c *policytest.Case, dp Dataplane, ev
 	for _, or := range prog.Origins {
 		origins[or.Key()] = or
 	}
-	lookup := func(e Event) decision {
+	h.lookup = func(e Event) decision {
 		d := decision{hook: e.Record.Hook, event: e.Record.Event, by: e.Origin, known: true}
 		if d.by == (flow.Origin{}) {
 			d.by, d.known = origins[e.Record.Key]
@@ -182,7 +193,7 @@ func (s *station) live(ctx context.Context, c *policytest.Case, dp Dataplane, ev
 	for i := range c.Packets {
 		ps[i] = &c.Packets[i].Packet
 	}
-	seen, err := s.fire(ctx, ps, events, lookup, func(o *observation) bool { return o.arrived != nil || o.denied() })
+	seen, err := s.fire(ctx, ps, h, func(o *observation) bool { return o.arrived != nil || o.denied() })
 	if err != nil {
 		return nil, err
 	}

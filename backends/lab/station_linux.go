@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hostpolicy/hostpolicy/policy/flow"
@@ -15,8 +16,8 @@ import (
 // Packets are sent in volleys, and a volley must be accounted for before the next one leaves: no buffer overflows.
 const volley = 256
 
-// quiet is how long nothing must be heard before a volley is over.
-const quiet = 12 * time.Millisecond
+// quiet is how long nothing must be heard before a volley is over, for a source of events that knows no fences.
+const quiet = 50 * time.Millisecond
 
 // station is a running lab for one topology. Not safe for concurrent use.
 type station struct {
@@ -29,16 +30,23 @@ type station struct {
 
 	index map[uint32]string // names of the host's interfaces
 
-	seen   chan sighted // what the tap reports
-	failed chan error   // that it reports no longer
+	seen   chan sighted  // what the tap reports
+	failed chan error    // that it reports no longer
+	done   chan struct{} // nobody listens any more
 	lastID uint32
 
 	controlled map[flow.Packet]bool // packets that were proven to do what they claim
 }
 
+// hearing is a subscription to the events of a dataplane. The zero value is none.
+type hearing struct {
+	events <-chan Event
+	lookup func(Event) decision
+	fenced bool // fences come out between the events
+}
+
 // sighted is one record of the tap.
 type sighted struct {
-	id     uint32
 	who    sighting
 	at     tapPlace
 	arrive arrival
@@ -48,6 +56,7 @@ type sighted struct {
 func open(ctx context.Context, t *topology, o Options) (s *station, err error) {
 	s = &station{
 		o: o, top: t, index: map[uint32]string{}, seen: make(chan sighted, 4*volley), failed: make(chan error, 1),
+		done:       make(chan struct{}),
 		controlled: map[flow.Packet]bool{},
 	}
 	defer func() {
@@ -71,11 +80,15 @@ func open(ctx context.Context, t *topology, o Options) (s *station, err error) {
 	if s.ct, err = openConntrack(s.m.host); err != nil {
 		return s, err
 	}
+	if err = installFence(s.m.host, o.LogGroup); err != nil {
+		return s, err
+	}
 	s.stop, err = readLog(ctx, s.m.host, o.LogGroup, s.record, func(err error) { s.failed <- err })
 	return s, err
 }
 
 func (s *station) close() error {
+	close(s.done)
 	if s.stop != nil {
 		s.stop()
 	}
@@ -110,7 +123,10 @@ func (s *station) record(r logRecord) {
 	case tapOut:
 		a.path, a.in = flow.Output, ""
 	}
-	s.seen <- sighted{id: who.id, who: who, at: at, arrive: a}
+	select {
+	case s.seen <- sighted{who: who, at: at, arrive: a}:
+	case <-s.done:
+	}
 }
 
 // shot is a packet on its way, with what is seen of it.
@@ -119,45 +135,60 @@ type shot struct {
 	obs observation
 }
 
-// fire sends packets and collects what becomes of them. Events may be nil. Done says of an observation that no more is
-// to be expected. The order of the packets is that of their states, so that connections that are inserted for some are
-// no one else's.
-func (s *station) fire(ctx context.Context, ps []*flow.Packet, events <-chan Event, lookup func(Event) decision, done func(*observation) bool) ([]*observation, error) {
+// fire sends packets and collects what becomes of them. Done says of an observation that the packet has met its end. The
+// packets are sent in an order of their states, so that connections that are inserted for some are no one else's.
+func (s *station) fire(ctx context.Context, ps []*flow.Packet, h hearing, done func(*observation) bool) ([]*observation, error) {
 	out := make([]*observation, len(ps))
 	for _, phase := range [][]flow.ConnState{{flow.New, flow.Invalid, flow.Untracked}, {flow.Established}, {flow.Related}} {
 		var group []int
 		for i, p := range ps {
-			for _, st := range phase {
-				if p.State == st {
-					group = append(group, i)
-				}
+			if slices.Contains(phase, p.State) {
+				group = append(group, i)
 			}
 		}
 		for len(group) > 0 {
-			n := min(len(group), volley)
-			if err := s.fireVolley(ctx, ps, group[:n], out, events, lookup, done); err != nil {
+			now, conns, later, err := s.load(ps, group)
+			if err != nil {
 				return nil, err
 			}
-			group = group[n:]
+			if err := s.fireVolley(ctx, ps, now, conns, out, h, done); err != nil {
+				return nil, err
+			}
+			group = later
 		}
 	}
 	return out, nil
 }
 
-func (s *station) fireVolley(ctx context.Context, ps []*flow.Packet, which []int, out []*observation, events <-chan Event, lookup func(Event) decision, done func(*observation) bool) error {
+// load chooses the packets of the next volley, in order, and the connections that they need. Packets whose connections
+// cannot be in the table at the same time, since NAT makes one of two flows, stay for later.
+func (s *station) load(ps []*flow.Packet, group []int) (now []int, conns []connection, later []int, err error) {
+	taken := connections{}
+	for n, i := range group {
+		if len(now) == volley {
+			later = append(later, group[n:]...)
+			break
+		}
+		cs, err := connectionsFor(ps[i], s.lastID+1+uint32(len(now)))
+		if err != nil {
+			return nil, nil, nil, fmt.Errorf("%w: %s: %w", ErrControl, policytest.FormatPacket(ps[i]), err)
+		}
+		if !taken.add(cs) {
+			later = append(later, i)
+			continue
+		}
+		now = append(now, i)
+		conns = append(conns, cs...)
+	}
+	return now, conns, later, nil
+}
+
+func (s *station) fireVolley(ctx context.Context, ps []*flow.Packet, which []int, conns []connection, out []*observation, h hearing, done func(*observation) bool) error {
 	first := s.lastID + 1
 	s.lastID += uint32(len(which))
-	inserted := false
-	for n, i := range which {
-		cs, err := connectionsFor(ps[i], first+uint32(n))
-		if err != nil {
-			return fmt.Errorf("%w: %s: %w", ErrControl, policytest.FormatPacket(ps[i]), err)
-		}
-		for _, c := range cs {
-			if err := s.ct.insert(c); err != nil {
-				return fmt.Errorf("%s: %w", policytest.FormatPacket(ps[i]), err)
-			}
-			inserted = true
+	for _, c := range conns {
+		if err := s.ct.insert(c); err != nil {
+			return err
 		}
 	}
 	shots := make([]*shot, len(which))
@@ -173,32 +204,53 @@ func (s *station) fireVolley(ctx context.Context, ps []*flow.Packet, which []int
 			return fmt.Errorf("send %s: %w", policytest.FormatPacket(p), err)
 		}
 	}
-	if err := s.collect(ctx, first, shots, events, lookup, done); err != nil {
+	if err := s.collect(ctx, first, shots, h, done); err != nil {
 		return err
 	}
-	if inserted {
+	if len(conns) > 0 {
 		return s.ct.flush()
 	}
 	return nil
 }
 
-// collect gathers records until every shot is done and nothing more comes, or until patience ends.
-func (s *station) collect(ctx context.Context, first uint32, shots []*shot, events <-chan Event, lookup func(Event) decision, done func(*observation) bool) error {
+// fence sends a fence and returns its number.
+func (s *station) fence() (uint32, error) {
+	s.lastID++
+	p := &flow.Packet{Path: flow.Output, Out: "lo", Protocol: 253, Src: fenceDst, Dst: fenceDst}
+	b, err := packets(p, s.lastID, false)
+	if err != nil {
+		return 0, err
+	}
+	if err := s.in.send(p, b, ""); err != nil {
+		return 0, fmt.Errorf("send a fence: %w", err)
+	}
+	return s.lastID, nil
+}
+
+// collect gathers records until every shot has met its end and all events of it are known, or until patience ends.
+//
+// The kernel reports an event before the packet goes on. So when a packet was seen at its end, all its events have been
+// handed over, and a fence that is sent then comes out behind them.
+func (s *station) collect(ctx context.Context, first uint32, shots []*shot, h hearing, done func(*observation) bool) error {
 	find := func(who sighting) *observation {
 		if n := who.id - first; int64(n) < int64(len(shots)) && shots[n].p.Src == who.src && shots[n].p.Protocol == who.protocol {
 			return &shots[n].obs
 		}
 		return nil // of an earlier volley, or an error message that quotes a packet of ours
 	}
-	open := make(map[*observation]bool, len(shots))
+	pending := make(map[*observation]bool, len(shots))
 	for _, x := range shots {
-		open[&x.obs] = true
+		pending[&x.obs] = true
 	}
 	settle := func(o *observation) {
-		if open[o] && done(o) {
-			delete(open, o)
+		if pending[o] && done(o) {
+			delete(pending, o)
 		}
 	}
+	if _, err := s.fence(); err != nil { // what has been logged comes out at once
+		return err
+	}
+	last := uint32(0) // the fence behind everything, once it is sent
 	timer := time.NewTimer(s.o.Patience)
 	defer timer.Stop()
 	for {
@@ -219,31 +271,53 @@ func (s *station) collect(ctx context.Context, first uint32, shots []*shot, even
 				o.copies++
 			}
 			settle(o)
-		case e, ok := <-events:
+		case e, ok := <-h.events:
 			if !ok {
-				return fmt.Errorf("the dataplane reports no more events")
+				return errors.New("the dataplane reports no more events")
 			}
 			who, ok := readSighting(e.Packet)
 			if !ok {
+				continue
+			}
+			if e.Record.Text == fencePrefix {
+				if last != 0 && who.id == last {
+					return nil
+				}
 				continue
 			}
 			o := find(who)
 			if o == nil {
 				continue
 			}
-			o.decisions = append(o.decisions, lookup(e))
+			o.decisions = append(o.decisions, h.lookup(e))
 			settle(o)
 		case err := <-s.failed:
 			return err
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-timer.C:
-			return nil
+			if len(pending) == 0 && h.fenced {
+				return fmt.Errorf("%w: the fence did not come out", ErrLost)
+			}
+			if len(pending) == 0 || !h.fenced {
+				return nil
+			}
+			// Some packets are lost. What was reported of them is known when the next fence comes out.
+			pending = nil
 		}
-		if len(open) == 0 {
-			timer.Reset(quiet)
-		} else {
+		switch {
+		case len(pending) > 0:
 			timer.Reset(s.o.Patience)
+		case h.events == nil:
+			return nil
+		case !h.fenced:
+			timer.Reset(quiet)
+		case last == 0:
+			var err error
+			if last, err = s.fence(); err != nil {
+				return err
+			}
+			timer.Reset(10 * time.Second)
 		}
 	}
 }
@@ -258,7 +332,7 @@ func (s *station) control(ctx context.Context, c *policytest.Case) error {
 			ps, of = append(ps, &p.Packet), append(of, p)
 		}
 	}
-	seen, err := s.fire(ctx, ps, nil, nil, func(o *observation) bool { return o.arrived != nil })
+	seen, err := s.fire(ctx, ps, hearing{}, func(o *observation) bool { return o.arrived != nil })
 	if err != nil {
 		return err
 	}

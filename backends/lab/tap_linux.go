@@ -89,6 +89,42 @@ func installTap(ns Netns, logGroup uint16, dnat []policytest.DNAT) error {
 	return nil
 }
 
+// The fence is a packet that only the lab sees: sent when everything that is of interest has been logged, it makes the
+// kernel hand out what it has collected, and arrives behind it.
+const fencePrefix = "lab:fence"
+
+var fenceDst = netip.AddrFrom4([4]byte{127, 0, 0, 254})
+
+// installFence makes the kernel log fences to the given groups, and to no others.
+func installFence(ns Netns, groups ...uint16) error {
+	c, err := nftables.New(nftables.WithNetNSFd(ns.FD()))
+	if err != nil {
+		return fmt.Errorf("nftables: %w", err)
+	}
+	t := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: "hostpolicy-lab-fence"}
+	c.AddTable(t)
+	c.DelTable(t)
+	c.AddTable(t)
+	chain := c.AddChain(&nftables.Chain{
+		Table: t, Name: "output", Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityFirst,
+	})
+	isFence := []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 16, Len: 4},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: fenceDst.AsSlice()},
+	}
+	for _, g := range groups {
+		c.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: append(isFence[:2:2], &expr.Log{
+			Key:   1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_PREFIX | 1<<unix.NFTA_LOG_QTHRESHOLD,
+			Group: g, QThreshold: 1, Data: []byte(fencePrefix),
+		})})
+	}
+	c.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: append(isFence[:2:2], &expr.Verdict{Kind: expr.VerdictDrop})})
+	if err := c.Flush(); err != nil {
+		return fmt.Errorf("install the fence: %w", err)
+	}
+	return nil
+}
+
 func dnatRule(d policytest.DNAT) []expr.Any {
 	family, offset := byte(unix.NFPROTO_IPV4), uint32(16)
 	if d.To.Addr().Is6() {
