@@ -25,6 +25,7 @@ type Index struct {
 	labels    map[string]*indexLabel
 	free      map[*indexSelector]struct{} // those that may match any labels
 	round     uint64                      // marks what the current search has seen
+	found     []indexMatch                // scratch space of refresh
 }
 
 // Change says that an endpoint began or ceased to match a selector.
@@ -38,8 +39,14 @@ type indexSelector struct {
 	name     string
 	selector Selector
 	bounds   restriction
-	matches  map[*indexEndpoint]struct{}
+	matches  []*indexEndpoint // in no order
 	seen     uint64
+}
+
+// indexMatch is a selector that an endpoint matches.
+type indexMatch struct {
+	selector *indexSelector
+	pos      int // of the endpoint in selector.matches
 }
 
 type indexEndpoint struct {
@@ -48,8 +55,9 @@ type indexEndpoint struct {
 	parents []*indexParent
 	labels  MapLabels // resolved
 	slots   []endpointSlot
-	matches []*indexSelector // sorted by name
-	seen    uint64
+	matches []indexMatch // sorted by name
+	seen    uint64       // by candidateEndpoints
+	hit     uint64       // by PutSelector: it matches now
 }
 
 // endpointSlot is where an endpoint stands for one of its labels.
@@ -70,7 +78,7 @@ func (x *Index) PutSelector(name string, s Selector) []Change {
 	x.init()
 	sel := x.selectors[name]
 	if sel == nil {
-		sel = &indexSelector{name: name, matches: map[*indexEndpoint]struct{}{}}
+		sel = &indexSelector{name: name}
 		x.selectors[name] = sel
 	} else {
 		x.unlinkSelector(sel)
@@ -80,24 +88,24 @@ func (x *Index) PutSelector(name string, s Selector) []Change {
 	x.linkSelector(sel)
 
 	var changes []Change
-	now := map[*indexEndpoint]struct{}{}
 	for ep := range x.candidateEndpoints(sel) {
 		if !sel.bounds.exact && !s.Matches(ep.labels) {
 			continue
 		}
-		now[ep] = struct{}{}
-		if _, old := sel.matches[ep]; !old {
-			ep.insert(sel)
+		ep.hit = x.round
+		if i, old := ep.find(sel); !old {
+			ep.matches = slices.Insert(ep.matches, i, sel.enter(ep))
 			changes = append(changes, Change{name, ep.name, true})
 		}
 	}
-	for ep := range sel.matches {
-		if _, still := now[ep]; !still {
-			ep.remove(sel)
+	for i := len(sel.matches) - 1; i >= 0; i-- {
+		if ep := sel.matches[i]; ep.hit != x.round {
+			k, _ := ep.find(sel)
+			ep.matches = slices.Delete(ep.matches, k, k+1)
+			sel.leave(i)
 			changes = append(changes, Change{name, ep.name, false})
 		}
 	}
-	sel.matches = now
 	return sortChanges(changes)
 }
 
@@ -109,10 +117,11 @@ func (x *Index) DeleteSelector(name string) []Change {
 	}
 	x.unlinkSelector(sel)
 	delete(x.selectors, name)
-	changes := make([]Change, 0, len(sel.matches))
-	for ep := range sel.matches {
-		ep.remove(sel)
-		changes = append(changes, Change{name, ep.name, false})
+	changes := make([]Change, len(sel.matches))
+	for i, ep := range sel.matches {
+		k, _ := ep.find(sel)
+		ep.matches = slices.Delete(ep.matches, k, k+1)
+		changes[i] = Change{name, ep.name, false}
 	}
 	return sortChanges(changes)
 }
@@ -151,9 +160,9 @@ func (x *Index) DeleteEndpoint(name string) []Change {
 	}
 	x.place(ep, nil)
 	changes := make([]Change, len(ep.matches))
-	for i, sel := range ep.matches {
-		delete(sel.matches, ep)
-		changes[i] = Change{sel.name, name, false}
+	for i, m := range ep.matches {
+		m.selector.leave(m.pos)
+		changes[i] = Change{m.selector.name, name, false}
 	}
 	return changes
 }
@@ -187,9 +196,9 @@ func (x *Index) Endpoints(selector string) []string {
 	if sel == nil {
 		return nil
 	}
-	out := make([]string, 0, len(sel.matches))
-	for ep := range sel.matches {
-		out = append(out, ep.name)
+	out := make([]string, len(sel.matches))
+	for i, ep := range sel.matches {
+		out[i] = ep.name
 	}
 	slices.Sort(out)
 	return out
@@ -202,8 +211,8 @@ func (x *Index) Selectors(endpoint string) []string {
 		return nil
 	}
 	out := make([]string, len(ep.matches))
-	for i, sel := range ep.matches {
-		out[i] = sel.name
+	for i, m := range ep.matches {
+		out[i] = m.selector.name
 	}
 	return out
 }
@@ -268,15 +277,18 @@ func (x *Index) refresh(ep *indexEndpoint, changes []Change) []Change {
 	}
 	x.place(ep, labels)
 
-	var now []*indexSelector
+	now := x.found[:0]
 	for sel := range x.candidateSelectors(ep) {
 		if sel.bounds.exact || sel.selector.Matches(labels) {
-			now = append(now, sel)
+			now = append(now, indexMatch{selector: sel})
 		}
 	}
+	x.found = now
 	slices.SortFunc(now, compareNames)
 
 	old := ep.matches
+	changes = slices.Grow(changes, max(len(now)-len(old), 0))
+	before := len(changes)
 	for i, j := 0, 0; i < len(old) || j < len(now); {
 		c := 0
 		switch {
@@ -289,23 +301,51 @@ func (x *Index) refresh(ep *indexEndpoint, changes []Change) []Change {
 		}
 		switch {
 		case c < 0:
-			delete(old[i].matches, ep)
-			changes = append(changes, Change{old[i].name, ep.name, false})
+			old[i].selector.leave(old[i].pos)
+			changes = append(changes, Change{old[i].selector.name, ep.name, false})
 			i++
 		case c > 0:
-			now[j].matches[ep] = struct{}{}
-			changes = append(changes, Change{now[j].name, ep.name, true})
+			now[j] = now[j].selector.enter(ep)
+			changes = append(changes, Change{now[j].selector.name, ep.name, true})
 			j++
 		default:
+			now[j] = old[i]
 			i++
 			j++
 		}
 	}
-	ep.matches = now
+	if len(changes) > before {
+		ep.matches = append(old[:0], now...)
+	}
+	clear(now) // not to keep what is deleted
 	return changes
 }
 
-func compareNames(a, b *indexSelector) int { return strings.Compare(a.name, b.name) }
+// enter adds ep to the endpoints that match sel.
+func (sel *indexSelector) enter(ep *indexEndpoint) indexMatch {
+	sel.matches = append(sel.matches, ep)
+	return indexMatch{sel, len(sel.matches) - 1}
+}
+
+// leave removes the endpoint at pos. The last one takes its place.
+func (sel *indexSelector) leave(pos int) {
+	last := len(sel.matches) - 1
+	if pos != last {
+		ep := sel.matches[last]
+		sel.matches[pos] = ep
+		k, _ := ep.find(sel)
+		ep.matches[k].pos = pos
+	}
+	sel.matches[last] = nil
+	sel.matches = sel.matches[:last]
+}
+
+// find returns where sel is, or belongs, among what ep matches.
+func (ep *indexEndpoint) find(sel *indexSelector) (int, bool) {
+	return slices.BinarySearchFunc(ep.matches, indexMatch{selector: sel}, compareNames)
+}
+
+func compareNames(a, b indexMatch) int { return strings.Compare(a.selector.name, b.selector.name) }
 
 func sortChanges(c []Change) []Change {
 	slices.SortFunc(c, func(a, b Change) int {

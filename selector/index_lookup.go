@@ -76,18 +76,6 @@ func (x *Index) leave(ep *indexEndpoint, slot int) {
 	x.tidy(s.value)
 }
 
-// insert and remove keep ep.matches sorted.
-func (ep *indexEndpoint) insert(sel *indexSelector) {
-	i, _ := slices.BinarySearchFunc(ep.matches, sel, compareNames)
-	ep.matches = slices.Insert(ep.matches, i, sel)
-}
-
-func (ep *indexEndpoint) remove(sel *indexSelector) {
-	if i, ok := slices.BinarySearchFunc(ep.matches, sel, compareNames); ok {
-		ep.matches = slices.Delete(ep.matches, i, i+1)
-	}
-}
-
 // weigh estimates what it costs to look up a selector by an atom: how many endpoints meet it. While there are no
 // endpoints yet, selectors spread over their labels, because what many of them ask for is most likely common.
 func (x *Index) weigh(a atom) int64 {
