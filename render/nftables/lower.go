@@ -219,7 +219,7 @@ func (b *builder) write(c *chain, vs []variant, tail []Expr, origin ir.OriginID,
 					then, who = []Expr{Verdict{Goto, next.Name}}, nil
 				}
 				for _, a := range alts {
-					b.put(h, a, then, note, who)
+					b.put(h, v.guarded(a), then, note, who)
 				}
 				h = next
 			}

@@ -25,7 +25,24 @@ type alternative []Expr
 // a match exclude one another.
 type variant struct {
 	base    []Expr
+	guards  int             // how many tests of base are about family and protocol
 	clauses [][]alternative // none has fewer than two alternatives
+}
+
+// guarded returns the alternative for a rule that stands apart from base. The family and the protocol are known there,
+// but nft reads and shows fields of a header only where the rule itself says which header it is.
+func (v *variant) guarded(a alternative) alternative {
+	for _, e := range a {
+		switch e := e.(type) {
+		case InPrefixes, InSet:
+			return slices.Concat(v.base[:v.guards], a)
+		case InNumbers:
+			if e.Key != Protocol {
+				return slices.Concat(v.base[:v.guards], a)
+			}
+		}
+	}
+	return a
 }
 
 // count returns the number of rules that v is, multiplied out; at most limit+1.
@@ -132,6 +149,7 @@ func (b *builder) variant(h flow.Hook, m ir.Match, f inet.Family, protocols ir.M
 	if k.protocols != allNumbers {
 		v.base = append(v.base, b.protocols(k.protocols))
 	}
+	v.guards = len(v.base)
 	// Addresses last: they cost most.
 	for pass := 0; pass < 2; pass++ {
 		for _, c := range m {
@@ -497,6 +515,14 @@ func ofFamily(ps []netip.Prefix, f inet.Family) []netip.Prefix {
 
 // ctBit is the kernel's bit for a connection state. Ref: linux/netfilter/nf_conntrack_common.h, NF_CT_STATE_BIT.
 var ctBit = [...]uint32{flow.New: 8, flow.Established: 2, flow.Related: 4, flow.Invalid: 1, flow.Untracked: 64}
+
+// StateBit returns the kernel's bit for a connection state; 0 for an unknown one.
+func StateBit(s flow.ConnState) uint32 {
+	if int(s) >= len(ctBit) {
+		return 0
+	}
+	return ctBit[s]
+}
 
 func stateBits(m ir.Mask) uint32 {
 	var n uint32

@@ -22,6 +22,9 @@ const (
 	maxPrefix = 127
 )
 
+// TableComment stands in every table of ours.
+const TableComment = "hostpolicy"
+
 func nameByte(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '-' || c == '.' || c == '/'
 }

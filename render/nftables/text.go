@@ -24,7 +24,7 @@ func (r *Ruleset) AppendText(b []byte) []byte {
 	b = append(b, r.Table...)
 	b = append(b, "\ntable inet "...)
 	b = append(b, r.Table...)
-	b = append(b, " {\n"...)
+	b = append(b, " {\n\tcomment \""+TableComment+"\"\n"...)
 	for i := range r.Sets {
 		b = r.Sets[i].appendText(b, true)
 	}
