@@ -64,7 +64,7 @@ type (
 	hep   = hostendpoint.HostEndpoint
 	gnp   = hostendpoint.GlobalNetworkPolicy
 	spec  = hostendpoint.GlobalNetworkPolicySpec
-	rule_ = hostendpoint.Rule
+	aRule = hostendpoint.Rule
 )
 
 func TestFaults(t *testing.T) {
@@ -119,12 +119,12 @@ func TestFaults(t *testing.T) {
 		{"doNotTrack and preDNAT", policy(func(s *spec) { s.DoNotTrack, s.PreDNAT, s.ApplyOnForward = true, true, true }), "spec.preDNAT", "", ""},
 		{"preDNAT with egress rules and types", policy(func(s *spec) {
 			s.PreDNAT, s.ApplyOnForward = true, true
-			s.Egress = []rule_{{Action: hostendpoint.Deny}}
+			s.Egress = []aRule{{Action: hostendpoint.Deny}}
 			s.Types = []hostendpoint.PolicyType{"Ingress", "Egress"}
 		}), "spec.egress spec.types[1]", "", ""},
 		{"doNotTrack may have egress", policy(func(s *spec) {
 			s.DoNotTrack, s.ApplyOnForward = true, true
-			s.Egress = []rule_{{Action: hostendpoint.Deny}}
+			s.Egress = []aRule{{Action: hostendpoint.Deny}}
 		}), "", "", ""},
 		{"types are written in one way and once", policy(func(s *spec) { s.Types = []hostendpoint.PolicyType{"ingress", "Egress", "Egress"} }),
 			"spec.types[0] spec.types[2]", "", ""},
@@ -138,80 +138,80 @@ func TestFaults(t *testing.T) {
 		{"hints", policy(func(s *spec) {
 			s.PerformanceHints = []string{hostendpoint.HintAssumeNeededOnEveryNode, "x", hostendpoint.HintAssumeNeededOnEveryNode}
 		}), "spec.performanceHints[1] spec.performanceHints[2]", "", ""},
-		{"HTTP in egress", policy(func(s *spec) { s.Egress = []rule_{{Action: "Allow", HTTP: &hostendpoint.HTTPMatch{}}} }), "spec.egress[0].http", "", ""},
+		{"HTTP in egress", policy(func(s *spec) { s.Egress = []aRule{{Action: "Allow", HTTP: &hostendpoint.HTTPMatch{}}} }), "spec.egress[0].http", "", ""},
 		{"services on the wrong side", policy(func(s *spec) {
 			match := hostendpoint.EntityRule{Services: &hostendpoint.ServiceMatch{Name: "s", Namespace: "n"}}
-			s.Ingress = []rule_{{Action: "Allow", Destination: match}}
-			s.Egress = []rule_{{Action: "Allow", Source: match}}
+			s.Ingress = []aRule{{Action: "Allow", Destination: match}}
+			s.Egress = []aRule{{Action: "Allow", Source: match}}
 		}), "spec.ingress[0].destination.services spec.egress[0].source.services", "", ""},
-		{"services of a global policy need a namespace", rule(func(r *rule_) { r.Source.Services = &hostendpoint.ServiceMatch{Name: "s"} }),
+		{"services of a global policy need a namespace", rule(func(r *aRule) { r.Source.Services = &hostendpoint.ServiceMatch{Name: "s"} }),
 			in + ".source.services.namespace", "", ""},
 		{"services of a namespaced policy do not", &hostendpoint.NetworkPolicy{Metadata: meta("p", "ns"), Spec: hostendpoint.NetworkPolicySpec{
-			Ingress: []rule_{{Action: "Allow", Source: hostendpoint.EntityRule{Services: &hostendpoint.ServiceMatch{Name: "s"}}}}}}, "", "", ""},
+			Ingress: []aRule{{Action: "Allow", Source: hostendpoint.EntityRule{Services: &hostendpoint.ServiceMatch{Name: "s"}}}}}}, "", "", ""},
 		{"a namespaced policy without a namespace", &hostendpoint.NetworkPolicy{Metadata: meta("p", "")}, "metadata.namespace", "", ""},
-		{"profiles have no rules of direction", &hostendpoint.Profile{Metadata: meta("p", ""), Spec: hostendpoint.ProfileSpec{Egress: []rule_{
+		{"profiles have no rules of direction", &hostendpoint.Profile{Metadata: meta("p", ""), Spec: hostendpoint.ProfileSpec{Egress: []aRule{
 			{Action: "Pass"}, {Action: "Allow", HTTP: &hostendpoint.HTTPMatch{}, Source: hostendpoint.EntityRule{Services: &hostendpoint.ServiceMatch{Name: "s"}}}}}},
 			"", "", ""},
 		{"the built-in profile cannot be written", hostendpoint.DefaultAllowProfile(), "metadata.name", "", ""},
 
-		{"a rule needs an action", rule(func(r *rule_) { r.Action = "" }), in + ".action", in + ".action", ""},
-		{"actions are case sensitive", rule(func(r *rule_) { r.Action = "allow" }), in + ".action", in + ".action", ""},
-		{"IP version 5", rule(func(r *rule_) { r.IPVersion = ptr(5) }), in + ".ipVersion", in + ".ipVersion", ""},
-		{"protocol 0", rule(func(r *rule_) { r.Protocol = &hostendpoint.Protocol{} }), in + ".protocol", in + ".protocol", ""},
-		{"an unknown protocol", rule(func(r *rule_) { r.NotProtocol, r.Protocol = proto("GRE"), nil }), in + ".notProtocol", in + ".notProtocol", ""},
-		{"a protocol in lower case", rule(func(r *rule_) { r.Protocol = proto("udplite") }), in + ".protocol", "", ""},
-		{"protocol with notProtocol works here", rule(func(r *rule_) { r.NotProtocol = proto("UDP") }), "", "", in + ".notProtocol"},
-		{"ports without protocol", rule(func(r *rule_) { r.Protocol, r.Source.Ports = nil, []hostendpoint.Port{{Min: 1, Max: 1}} }), in + ".source.ports", in + ".source.ports", ""},
-		{"ports with a protocol that has none", rule(func(r *rule_) {
+		{"a rule needs an action", rule(func(r *aRule) { r.Action = "" }), in + ".action", in + ".action", ""},
+		{"actions are case sensitive", rule(func(r *aRule) { r.Action = "allow" }), in + ".action", in + ".action", ""},
+		{"IP version 5", rule(func(r *aRule) { r.IPVersion = ptr(5) }), in + ".ipVersion", in + ".ipVersion", ""},
+		{"protocol 0", rule(func(r *aRule) { r.Protocol = &hostendpoint.Protocol{} }), in + ".protocol", in + ".protocol", ""},
+		{"an unknown protocol", rule(func(r *aRule) { r.NotProtocol, r.Protocol = proto("GRE"), nil }), in + ".notProtocol", in + ".notProtocol", ""},
+		{"a protocol in lower case", rule(func(r *aRule) { r.Protocol = proto("udplite") }), in + ".protocol", "", ""},
+		{"protocol with notProtocol works here", rule(func(r *aRule) { r.NotProtocol = proto("UDP") }), "", "", in + ".notProtocol"},
+		{"ports without protocol", rule(func(r *aRule) { r.Protocol, r.Source.Ports = nil, []hostendpoint.Port{{Min: 1, Max: 1}} }), in + ".source.ports", in + ".source.ports", ""},
+		{"ports with a protocol that has none", rule(func(r *aRule) {
 			r.Protocol, r.Destination.NotPorts = proto("UDPLite"), []hostendpoint.Port{{Min: 1, Max: 1}}
 		}), in + ".destination.notPorts", in + ".destination.notPorts", ""},
-		{"ports with a numeric protocol", rule(func(r *rule_) {
+		{"ports with a numeric protocol", rule(func(r *aRule) {
 			r.Protocol, r.Source.Ports = &hostendpoint.Protocol{Number: 132}, []hostendpoint.Port{{Min: 1, Max: 65535}, {Name: "web"}}
 		}), "", "", ""},
-		{"port 0 and a name that is none", rule(func(r *rule_) {
+		{"port 0 and a name that is none", rule(func(r *aRule) {
 			r.Destination.Ports = []hostendpoint.Port{{}, {Max: 9}, {Name: "80-90"}, {Name: "a", Min: 1}, {Min: 2, Max: 1}}
 		}), in + ".destination.ports[0] " + in + ".destination.ports[1] " + in + ".destination.ports[2] " + in + ".destination.ports[3] " + in + ".destination.ports[4]",
 			in + ".destination.ports[3] " + in + ".destination.ports[4]", ""},
-		{"ICMP needs the protocol by name", rule(func(r *rule_) {
+		{"ICMP needs the protocol by name", rule(func(r *aRule) {
 			r.Protocol, r.ICMP = &hostendpoint.Protocol{Number: 1}, &hostendpoint.ICMPFields{Type: ptr(8)}
 		}), in + ".protocol", "", ""},
-		{"an ICMP code needs a type", rule(func(r *rule_) { r.Protocol, r.ICMP = proto("ICMP"), &hostendpoint.ICMPFields{Code: ptr(0)} }),
+		{"an ICMP code needs a type", rule(func(r *aRule) { r.Protocol, r.ICMP = proto("ICMP"), &hostendpoint.ICMPFields{Code: ptr(0)} }),
 			in + ".icmp.type", in + ".icmp.type", ""},
-		{"ICMP ranges", rule(func(r *rule_) {
+		{"ICMP ranges", rule(func(r *aRule) {
 			r.Protocol, r.ICMP = proto("ICMP"), &hostendpoint.ICMPFields{Type: ptr(255), Code: ptr(256)}
 		}), in + ".icmp.type " + in + ".icmp.code", in + ".icmp.type " + in + ".icmp.code", ""},
-		{"notICMP needs no protocol", rule(func(r *rule_) { r.NotICMP = &hostendpoint.ICMPFields{Type: ptr(8)} }), "", "", in + ".notICMP"},
-		{"ICMP in IPv6", rule(func(r *rule_) { r.Protocol, r.IPVersion = proto("ICMP"), ptr(6) }), in + ".ipVersion", "", ""},
-		{"protocol 1 in IPv6 passes", rule(func(r *rule_) { r.Protocol, r.IPVersion = &hostendpoint.Protocol{Number: 1}, ptr(6) }), "", "", ""},
-		{"a bare address in nets", rule(func(r *rule_) { r.Source.Nets = []string{"10.0.0.1"} }), in + ".source.nets[0]", "", ""},
-		{"host bits in nets", rule(func(r *rule_) { r.Source.NotNets = []string{"10.0.0.1/8"} }), in + ".source.notNets[0]", "", ""},
-		{"nets that are none", rule(func(r *rule_) { r.Source.Nets = []string{"", "x", "::ffff:0.0.0.0/90"} }),
+		{"notICMP needs no protocol", rule(func(r *aRule) { r.NotICMP = &hostendpoint.ICMPFields{Type: ptr(8)} }), "", "", in + ".notICMP"},
+		{"ICMP in IPv6", rule(func(r *aRule) { r.Protocol, r.IPVersion = proto("ICMP"), ptr(6) }), in + ".ipVersion", "", ""},
+		{"protocol 1 in IPv6 passes", rule(func(r *aRule) { r.Protocol, r.IPVersion = &hostendpoint.Protocol{Number: 1}, ptr(6) }), "", "", ""},
+		{"a bare address in nets", rule(func(r *aRule) { r.Source.Nets = []string{"10.0.0.1"} }), in + ".source.nets[0]", "", ""},
+		{"host bits in nets", rule(func(r *aRule) { r.Source.NotNets = []string{"10.0.0.1/8"} }), in + ".source.notNets[0]", "", ""},
+		{"nets that are none", rule(func(r *aRule) { r.Source.Nets = []string{"", "x", "::ffff:0.0.0.0/90"} }),
 			in + ".source.nets[0] " + in + ".source.nets[1] " + in + ".source.nets[2]",
 			in + ".source.nets[0] " + in + ".source.nets[1] " + in + ".source.nets[2]", ""},
-		{"both families in one rule", rule(func(r *rule_) {
+		{"both families in one rule", rule(func(r *aRule) {
 			r.Source.Nets, r.Destination.NotNets = []string{"10.0.0.0/8"}, []string{"fd00::/8"}
 		}), in + ".destination.notNets[0]", "", ""},
-		{"nets of the other IP version", rule(func(r *rule_) { r.IPVersion, r.Source.Nets = ptr(6), []string{"::ffff:10.0.0.0/104"} }), in + ".source.nets[0]", "", ""},
-		{"everything excluded", rule(func(r *rule_) { r.Source.NotNets = []string{"0.0.0.0/0"} }), in + ".source.notNets[0]", "", ""},
-		{"everything excluded in another spelling passes", rule(func(r *rule_) { r.Source.NotNets = []string{"0.0.0.0/00", "::ffff:0:0/96"} }),
+		{"nets of the other IP version", rule(func(r *aRule) { r.IPVersion, r.Source.Nets = ptr(6), []string{"::ffff:10.0.0.0/104"} }), in + ".source.nets[0]", "", ""},
+		{"everything excluded", rule(func(r *aRule) { r.Source.NotNets = []string{"0.0.0.0/0"} }), in + ".source.notNets[0]", "", ""},
+		{"everything excluded in another spelling passes", rule(func(r *aRule) { r.Source.NotNets = []string{"0.0.0.0/00", "::ffff:0:0/96"} }),
 			"", "", in + ".source.notNets[0] " + in + ".source.notNets[1]"},
-		{"rule selectors", rule(func(r *rule_) {
+		{"rule selectors", rule(func(r *aRule) {
 			r.Source = hostendpoint.EntityRule{Selector: "global()", NotSelector: "global()", NamespaceSelector: "has(a) && global()"}
 			r.Destination = hostendpoint.EntityRule{Selector: "(", NotSelector: "(", NamespaceSelector: "(", ServiceAccounts: &hostendpoint.ServiceAccountMatch{Selector: "("}}
 		}), in + ".source.selector " + in + ".source.namespaceSelector " + in + ".destination.selector " + in + ".destination.notSelector " +
 			in + ".destination.namespaceSelector " + in + ".destination.serviceAccounts.selector",
 			in + ".destination.selector " + in + ".destination.notSelector " + in + ".destination.namespaceSelector " + in + ".destination.serviceAccounts.selector", ""},
-		{"!global() passes", rule(func(r *rule_) { r.Source.NamespaceSelector = "all() && !global()" }), "", "", ""},
-		{"services exclude the rest", rule(func(r *rule_) {
+		{"!global() passes", rule(func(r *aRule) { r.Source.NamespaceSelector = "all() && !global()" }), "", "", ""},
+		{"services exclude the rest", rule(func(r *aRule) {
 			r.Source = hostendpoint.EntityRule{Services: &hostendpoint.ServiceMatch{Name: "S", Namespace: "n"}, Nets: []string{"10.0.0.0/8"},
 				NotNets: []string{"10.0.0.0/9"}, Selector: "a == 'b'", NotSelector: "a == 'c'", NamespaceSelector: "all()", ServiceAccounts: &hostendpoint.ServiceAccountMatch{}}
 		}), in + ".source.services.name " + in + ".source.namespaceSelector " + in + ".source.selector " + in + ".source.notSelector " +
 			in + ".source.serviceAccounts " + in + ".source.nets " + in + ".source.notNets", "", ""},
-		{"HTTP", rule(func(r *rule_) {
+		{"HTTP", rule(func(r *aRule) {
 			r.Action, r.Protocol = "Deny", &hostendpoint.Protocol{Number: 6}
 			r.HTTP = &hostendpoint.HTTPMatch{Methods: []string{"GET", "GET"}, Paths: []hostendpoint.HTTPPath{{}, {Exact: "/a", Prefix: "/b"}, {Prefix: "a"}, {Exact: "/?"}, {Exact: "/ok"}}}
 		}), in + ".protocol " + in + ".http " + in + ".http.methods[1] " + in + ".http.paths[0] " + in + ".http.paths[1] " + in + ".http.paths[2] " + in + ".http.paths[3]", "", ""},
-		{"rule annotations", rule(func(r *rule_) { r.Metadata = &hostendpoint.RuleMetadata{Annotations: map[string]string{"a b": ""}} }),
+		{"rule annotations", rule(func(r *aRule) { r.Metadata = &hostendpoint.RuleMetadata{Annotations: map[string]string{"a b": ""}} }),
 			in + ".metadata.annotations", "", ""},
 
 		{"a policy of a tier has its prefix", &gnp{Metadata: meta("a.b", "")}, "metadata.name", "", ""},
@@ -265,7 +265,7 @@ func without(all, some []string) []string {
 }
 
 func TestErrorsSayWhatIsWrong(t *testing.T) {
-	p := rule(func(r *rule_) { r.Source.Selector, r.Destination.Nets = "has(", []string{"10.0.0.1/8"} })
+	p := rule(func(r *aRule) { r.Source.Selector, r.Destination.Nets = "has(", []string{"10.0.0.1/8"} })
 	err := hostendpoint.Validate(p)
 	require.EqualError(t, err, `GlobalNetworkPolicy(p): spec.ingress[0].destination.nets[0]: "10.0.0.1/8": has host bits set; did you mean 10.0.0.0/8?
 GlobalNetworkPolicy(p): spec.ingress[0].source.selector: "has(": `+reasonFor(t, "has("))

@@ -74,8 +74,12 @@ func plain(s string) *yaml.Node { return &yaml.Node{Kind: yaml.ScalarNode, Tag: 
 // tidy leaves out nulls, and the empty sides of rules that Calico's JSON always has, and takes the quotes off text that
 // needs none.
 func tidy(n *yaml.Node) {
-	if n.Kind == yaml.ScalarNode && n.Tag == "!!str" && isPlain(n.Value) {
+	switch {
+	case n.Kind != yaml.ScalarNode:
+	case n.Tag == "!!str" && isPlain(n.Value):
 		n.Style = 0
+	case n.Tag == "!!int":
+		n.Tag = "" // the encoder would write it before integers of more than 64 bits, which it takes for something else
 	}
 	if n.Kind != yaml.MappingNode {
 		for _, c := range n.Content {

@@ -8,7 +8,7 @@ import "github.com/hostpolicy/hostpolicy/hostendpoint"
 type kind uint8
 
 const (
-	text_     kind = iota + 1 // a string; a plain number or word is the text that was written
+	textual   kind = iota + 1 // a string; a plain number or word is the text that was written
 	boolean                   // true or false, and YAML 1.1's yes, no, on, off
 	integer                   // from min to max
 	number                    // a finite number
@@ -26,12 +26,14 @@ const (
 // schema describes a value. The tables below are never written; a test compares them with the Go types.
 type schema struct {
 	kind     kind
-	min, max int64     // integer
-	elem     *schema   // list
-	members  []*member // object
+	min, max int64   // integer
+	elem     *schema // list, failsafes
+	members  members // object
 }
 
-// member is one field of an object.
+// members are the fields of an object.
+type members []member
+
 type member struct {
 	name   string
 	schema *schema
@@ -47,110 +49,126 @@ func (s *schema) member(name string) *schema {
 }
 
 var (
-	aText      = &schema{kind: text_}
-	aBool      = &schema{kind: boolean}
-	aNumber    = &schema{kind: number}
-	aTime      = &schema{kind: timestamp}
-	aProtocol  = &schema{kind: protocol}
-	aPort      = &schema{kind: port}
-	aTextMap   = &schema{kind: textMap}
-	anAny      = &schema{kind: anything}
-	aPort16    = &schema{kind: integer, max: 65535}
-	anInt      = &schema{kind: integer, min: -1 << 31, max: 1<<31 - 1}
-	anInt64    = &schema{kind: integer, min: -1 << 53, max: 1 << 53}
-	texts      = &schema{kind: list, elem: aText}
-	rules      = &schema{kind: list, elem: ruleSchema}
-	failsafeOr = &schema{kind: failsafes, elem: failsafeSchema}
+	aText     = &schema{kind: textual}
+	aBool     = &schema{kind: boolean}
+	aNumber   = &schema{kind: number}
+	aTime     = &schema{kind: timestamp}
+	aProtocol = &schema{kind: protocol}
+	aTextMap  = &schema{kind: textMap}
+	anAny     = &schema{kind: anything}
+	anAS      = &schema{kind: asNumber}
+	aPort16   = &schema{kind: integer, max: 65535}
+	anInt     = &schema{kind: integer, min: -1 << 31, max: 1<<31 - 1}
+	anInt64   = &schema{kind: integer, min: -1 << 53, max: 1 << 53}
+	texts     = &schema{kind: list, elem: aText}
+	ports     = &schema{kind: list, elem: &schema{kind: port}}
+	rules     = &schema{kind: list, elem: aRule}
+	items     = &schema{kind: list, elem: anAny}
 )
 
-func objectOf(members ...*member) *schema   { return &schema{kind: object, members: members} }
-func listOf(members ...*member) *schema     { return &schema{kind: list, elem: objectOf(members...)} }
-func m(name string, schema *schema) *member { return &member{name, schema} }
-
-var metaSchema = objectOf(
-	m("name", aText), m("generateName", aText), m("namespace", aText), m("selfLink", aText), m("uid", aText),
-	m("resourceVersion", aText), m("generation", anInt64), m("creationTimestamp", aTime), m("deletionTimestamp", aTime),
-	m("deletionGracePeriodSeconds", anInt64), m("labels", aTextMap), m("annotations", aTextMap),
-	m("ownerReferences", listOf(
-		m("apiVersion", aText), m("kind", aText), m("name", aText), m("uid", aText), m("controller", aBool),
-		m("blockOwnerDeletion", aBool))),
-	m("finalizers", texts),
-	m("managedFields", listOf(
-		m("manager", aText), m("operation", aText), m("apiVersion", aText), m("time", aTime), m("fieldsType", aText),
-		m("fieldsV1", anAny), m("subresource", aText))),
+// What all resources have.
+var (
+	aMeta = &schema{kind: object, members: members{
+		{"name", aText}, {"generateName", aText}, {"namespace", aText}, {"selfLink", aText}, {"uid", aText},
+		{"resourceVersion", aText}, {"generation", anInt64}, {"creationTimestamp", aTime}, {"deletionTimestamp", aTime},
+		{"deletionGracePeriodSeconds", anInt64}, {"labels", aTextMap}, {"annotations", aTextMap},
+		{"ownerReferences", &schema{kind: list, elem: anOwner}}, {"finalizers", texts},
+		{"managedFields", &schema{kind: list, elem: aManager}},
+	}}
+	anOwner = &schema{kind: object, members: members{
+		{"apiVersion", aText}, {"kind", aText}, {"name", aText}, {"uid", aText}, {"controller", aBool},
+		{"blockOwnerDeletion", aBool},
+	}}
+	aManager = &schema{kind: object, members: members{
+		{"manager", aText}, {"operation", aText}, {"apiVersion", aText}, {"time", aTime}, {"fieldsType", aText},
+		{"fieldsV1", anAny}, {"subresource", aText},
+	}}
 )
 
-var icmpSchema = objectOf(m("type", anInt), m("code", anInt))
-
-var entitySchema = objectOf(
-	m("nets", texts), m("selector", aText), m("namespaceSelector", aText),
-	m("services", objectOf(m("name", aText), m("namespace", aText))),
-	m("ports", &schema{kind: list, elem: aPort}), m("notNets", texts), m("notSelector", aText),
-	m("notPorts", &schema{kind: list, elem: aPort}),
-	m("serviceAccounts", objectOf(m("names", texts), m("selector", aText))),
+// Rules.
+var (
+	aRule = &schema{kind: object, members: members{
+		{"action", aText}, {"ipVersion", anInt}, {"protocol", aProtocol}, {"icmp", anICMP}, {"notProtocol", aProtocol},
+		{"notICMP", anICMP}, {"source", anEntity}, {"destination", anEntity}, {"http", anHTTP}, {"metadata", aRuleMeta},
+	}}
+	anEntity = &schema{kind: object, members: members{
+		{"nets", texts}, {"selector", aText}, {"namespaceSelector", aText}, {"services", aService}, {"ports", ports},
+		{"notNets", texts}, {"notSelector", aText}, {"notPorts", ports}, {"serviceAccounts", anAccount},
+	}}
+	anICMP    = &schema{kind: object, members: members{{"type", anInt}, {"code", anInt}}}
+	aService  = &schema{kind: object, members: members{{"name", aText}, {"namespace", aText}}}
+	anAccount = &schema{kind: object, members: members{{"names", texts}, {"selector", aText}}}
+	anHTTP    = &schema{kind: object, members: members{{"methods", texts}, {"paths", &schema{kind: list, elem: aPath}}}}
+	aPath     = &schema{kind: object, members: members{{"exact", aText}, {"prefix", aText}}}
+	aRuleMeta = &schema{kind: object, members: members{{"annotations", aTextMap}}}
 )
 
-var ruleSchema = objectOf(
-	m("action", aText), m("ipVersion", anInt), m("protocol", aProtocol), m("icmp", icmpSchema),
-	m("notProtocol", aProtocol), m("notICMP", icmpSchema), m("source", entitySchema), m("destination", entitySchema),
-	m("http", objectOf(m("methods", texts), m("paths", listOf(m("exact", aText), m("prefix", aText))))),
-	m("metadata", objectOf(m("annotations", aTextMap))),
+// Specifications.
+var (
+	endpointSpec = &schema{kind: object, members: members{
+		{"node", aText}, {"interfaceName", aText}, {"expectedIPs", texts}, {"profiles", texts},
+		{"ports", &schema{kind: list, elem: anEndpointPort}},
+	}}
+	anEndpointPort = &schema{kind: object, members: members{{"name", aText}, {"protocol", aProtocol}, {"port", aPort16}}}
+	profileSpec    = &schema{kind: object, members: members{{"ingress", rules}, {"egress", rules}, {"labelsToApply", aTextMap}}}
+	tierSpec       = &schema{kind: object, members: members{{"order", aNumber}, {"defaultAction", aText}}}
+	globalSpec     = &schema{kind: object, members: members{
+		{"tier", aText}, {"order", aNumber}, {"ingress", rules}, {"egress", rules}, {"selector", aText}, {"types", texts},
+		{"doNotTrack", aBool}, {"preDNAT", aBool}, {"applyOnForward", aBool}, {"serviceAccountSelector", aText},
+		{"namespaceSelector", aText}, {"performanceHints", texts},
+	}}
+	policySpec = &schema{kind: object, members: members{
+		{"tier", aText}, {"order", aNumber}, {"ingress", rules}, {"egress", rules}, {"selector", aText}, {"types", texts},
+		{"serviceAccountSelector", aText}, {"performanceHints", texts},
+	}}
+	setSpec  = &schema{kind: object, members: members{{"nets", texts}}}
+	nodeSpec = &schema{kind: object, members: members{
+		{"bgp", aBGP}, {"ipv4VXLANTunnelAddr", aText}, {"ipv6VXLANTunnelAddr", aText}, {"vxlanTunnelMACAddr", aText},
+		{"vxlanTunnelMACAddrV6", aText}, {"orchRefs", &schema{kind: list, elem: anOrchRef}}, {"wireguard", aWireguard},
+		{"addresses", &schema{kind: list, elem: anAddress}}, {"interfaces", &schema{kind: list, elem: anInterface}},
+	}}
+	aBGP = &schema{kind: object, members: members{
+		{"asNumber", anAS}, {"ipv4Address", aText}, {"ipv6Address", aText}, {"ipv4IPIPTunnelAddr", aText},
+		{"routeReflectorClusterID", aText},
+	}}
+	aWireguard  = &schema{kind: object, members: members{{"interfaceIPv4Address", aText}, {"interfaceIPv6Address", aText}}}
+	anOrchRef   = &schema{kind: object, members: members{{"nodeName", aText}, {"orchestrator", aText}}}
+	anAddress   = &schema{kind: object, members: members{{"address", aText}, {"type", aText}}}
+	anInterface = &schema{kind: object, members: members{{"name", aText}, {"addresses", texts}}}
+	nodeStatus  = &schema{kind: object, members: members{
+		{"wireguardPublicKey", aText}, {"wireguardPublicKeyV6", aText}, {"podCIDRs", texts},
+	}}
 )
 
-func resource(spec ...*member) *schema {
-	return objectOf(m("apiVersion", aText), m("kind", aText), m("metadata", metaSchema), m("spec", objectOf(spec...)))
-}
-
-var hostEndpointSchema = resource(
-	m("node", aText), m("interfaceName", aText), m("expectedIPs", texts), m("profiles", texts),
-	m("ports", listOf(m("name", aText), m("protocol", aProtocol), m("port", aPort16))),
+// Documents.
+var (
+	hostEndpointSchema        = &schema{kind: object, members: members{{"apiVersion", aText}, {"kind", aText}, {"metadata", aMeta}, {"spec", endpointSpec}}}
+	profileSchema             = &schema{kind: object, members: members{{"apiVersion", aText}, {"kind", aText}, {"metadata", aMeta}, {"spec", profileSpec}}}
+	tierSchema                = &schema{kind: object, members: members{{"apiVersion", aText}, {"kind", aText}, {"metadata", aMeta}, {"spec", tierSpec}}}
+	globalNetworkPolicySchema = &schema{kind: object, members: members{{"apiVersion", aText}, {"kind", aText}, {"metadata", aMeta}, {"spec", globalSpec}}}
+	networkPolicySchema       = &schema{kind: object, members: members{{"apiVersion", aText}, {"kind", aText}, {"metadata", aMeta}, {"spec", policySpec}}}
+	networkSetSchema          = &schema{kind: object, members: members{{"apiVersion", aText}, {"kind", aText}, {"metadata", aMeta}, {"spec", setSpec}}}
+	nodeSchema                = &schema{kind: object, members: members{
+		{"apiVersion", aText}, {"kind", aText}, {"metadata", aMeta}, {"spec", nodeSpec}, {"status", nodeStatus},
+	}}
+	// listSchema is a List of resources, whose items are read one by one.
+	listSchema = &schema{kind: object, members: members{{"apiVersion", aText}, {"kind", aText}, {"metadata", anAny}, {"items", items}}}
 )
 
-var profileSchema = resource(m("ingress", rules), m("egress", rules), m("labelsToApply", aTextMap))
-
-var tierSchema = resource(m("order", aNumber), m("defaultAction", aText))
-
-var globalNetworkPolicySchema = resource(
-	m("tier", aText), m("order", aNumber), m("ingress", rules), m("egress", rules), m("selector", aText), m("types", texts),
-	m("doNotTrack", aBool), m("preDNAT", aBool), m("applyOnForward", aBool), m("serviceAccountSelector", aText),
-	m("namespaceSelector", aText), m("performanceHints", texts),
-)
-
-var networkPolicySchema = resource(
-	m("tier", aText), m("order", aNumber), m("ingress", rules), m("egress", rules), m("selector", aText), m("types", texts),
-	m("serviceAccountSelector", aText), m("performanceHints", texts),
-)
-
-var networkSetSchema = resource(m("nets", texts))
-
-var nodeSchema = objectOf(
-	m("apiVersion", aText), m("kind", aText), m("metadata", metaSchema),
-	m("spec", objectOf(
-		m("bgp", objectOf(m("asNumber", &schema{kind: asNumber}), m("ipv4Address", aText), m("ipv6Address", aText),
-			m("ipv4IPIPTunnelAddr", aText), m("routeReflectorClusterID", aText))),
-		m("ipv4VXLANTunnelAddr", aText), m("ipv6VXLANTunnelAddr", aText), m("vxlanTunnelMACAddr", aText),
-		m("vxlanTunnelMACAddrV6", aText), m("orchRefs", listOf(m("nodeName", aText), m("orchestrator", aText))),
-		m("wireguard", objectOf(m("interfaceIPv4Address", aText), m("interfaceIPv6Address", aText))),
-		m("addresses", listOf(m("address", aText), m("type", aText))),
-		m("interfaces", listOf(m("name", aText), m("addresses", texts))))),
-	m("status", objectOf(m("wireguardPublicKey", aText), m("wireguardPublicKeyV6", aText), m("podCIDRs", texts))),
-)
-
-// listSchema is a List of resources, whose items are read one by one.
-var listSchema = objectOf(m("apiVersion", aText), m("kind", aText), m("metadata", anAny), m("items", &schema{kind: list, elem: anAny}))
-
-var failsafeSchema = objectOf(m("protocol", aText), m("port", aPort16), m("net", aText))
-
-var hostFileSchema = objectOf(
-	m("node", aText),
-	m("interfaces", listOf(m("name", aText), m("addresses", texts))),
-	m("workloadInterfacePrefixes", texts),
-	m("forwarding", aBool),
-	m("dnat", listOf(m("protocol", aText), m("to", aText), m("becomes", aText))),
-	m("config", objectOf(
-		m("failsafes", objectOf(m("inbound", failsafeOr), m("outbound", failsafeOr), m("neighborDiscovery", aBool))),
-		m("allowAction", aText), m("denyAction", aText), m("disableConntrackInvalidCheck", aBool), m("ignoreHTTP", aBool),
-		m("exemptLoopback", aBool))),
+// The host file.
+var (
+	hostFileSchema = &schema{kind: object, members: members{
+		{"node", aText}, {"interfaces", &schema{kind: list, elem: anInterface}}, {"workloadInterfacePrefixes", texts},
+		{"forwarding", aBool}, {"dnat", &schema{kind: list, elem: aDNAT}}, {"config", aConfig},
+	}}
+	aDNAT   = &schema{kind: object, members: members{{"protocol", aText}, {"to", aText}, {"becomes", aText}}}
+	aConfig = &schema{kind: object, members: members{
+		{"failsafes", aFailsafes}, {"allowAction", aText}, {"denyAction", aText}, {"disableConntrackInvalidCheck", aBool},
+		{"ignoreHTTP", aBool}, {"exemptLoopback", aBool},
+	}}
+	aFailsafes    = &schema{kind: object, members: members{{"inbound", someFailsafes}, {"outbound", someFailsafes}, {"neighborDiscovery", aBool}}}
+	aFailsafe     = &schema{kind: object, members: members{{"protocol", aText}, {"port", aPort16}, {"net", aText}}}
+	someFailsafes = &schema{kind: failsafes, elem: aFailsafe}
 )
 
 // schemaOf returns the schema of a resource kind; nil for an unknown one.

@@ -44,7 +44,7 @@ func compare(t *testing.T, path string, s *schema, typ reflect.Type) {
 	case reflect.Struct:
 		require.Equal(t, object, s.kind, path)
 		fields := map[string]reflect.Type{}
-		members(typ, fields)
+		jsonFields(typ, fields)
 		for _, m := range s.members {
 			require.Contains(t, fields, m.name, path)
 			compare(t, path+"."+m.name, m.schema, fields[m.name])
@@ -57,7 +57,7 @@ func compare(t *testing.T, path string, s *schema, typ reflect.Type) {
 	case reflect.Map:
 		require.Equal(t, textMap, s.kind, path)
 	case reflect.String:
-		require.Contains(t, []kind{text_, timestamp}, s.kind, path)
+		require.Contains(t, []kind{textual, timestamp}, s.kind, path)
 	case reflect.Bool:
 		require.Equal(t, boolean, s.kind, path)
 	case reflect.Float64:
@@ -72,14 +72,14 @@ func compare(t *testing.T, path string, s *schema, typ reflect.Type) {
 	}
 }
 
-// members collects the JSON names of the fields of a struct.
-func members(typ reflect.Type, out map[string]reflect.Type) {
+// jsonFields collects the JSON names of the fields of a struct.
+func jsonFields(typ reflect.Type, out map[string]reflect.Type) {
 	for i := range typ.NumField() {
 		f := typ.Field(i)
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		switch {
 		case f.Anonymous:
-			members(f.Type, out)
+			jsonFields(f.Type, out)
 		case name != "-":
 			out[name] = f.Type
 		}
