@@ -7,6 +7,8 @@ import (
 	"errors"
 	"io/fs"
 	"strings"
+
+	"github.com/hostpolicy/hostpolicy/policy"
 )
 
 //go:embed testdata
@@ -49,6 +51,20 @@ func cases(want func(name string) bool) ([]*Case, error) {
 	})
 	if err := errors.Join(append(errs, err)...); err != nil {
 		return nil, err
+	}
+	return out, nil
+}
+
+// Report returns what validation and resolving have to say about a case, one "severity object path: message" a line, as
+// the errors section of a case has it.
+func Report(c *Case) ([]string, error) {
+	s, err := policy.Resolve(c.Resources, c.Host, c.Config)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]string, len(s.Problems))
+	for i, p := range s.Problems {
+		out[i] = p.String()
 	}
 	return out, nil
 }

@@ -24,7 +24,7 @@ type Size struct {
 
 // Generate returns a random case: valid resources that use most of what the model has, and packets without verdict. It
 // is a pure function of seed and size. The universe is small, so that rules meet packets: few addresses, ports and
-// names. Cases of one seed differ from Calico's in nothing but size; three kinds of host occur.
+// names, and three kinds of host. What is right is for another implementation to say.
 func Generate(seed uint64, size Size) *Case {
 	if size.Policies == 0 {
 		size.Policies = 6

@@ -20,7 +20,7 @@ import (
 )
 
 var (
-	universes = flag.Int("universes", 500, "how many random universes to compare")
+	universes = flag.Int("universes", 200, "how many random universes to compare")
 	seed      = flag.Uint64("seed", 0, "the first of them")
 )
 
