@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package classify
+
+import (
+	"fmt"
+
+	"github.com/hostpolicy/hostpolicy/policy/ir"
+)
+
+// conj is what one bit stands for: a demand on each axis, all of which a packet must meet.
+type conj [numAxes]demand
+
+// conjID is an index into conjs.list. 0 demands nothing.
+type conjID uint32
+
+// conjs holds all conjunctions of a program, equal ones once.
+type conjs struct {
+	atoms *atoms
+	list  []conj
+	known map[conj]conjID
+}
+
+func newConjs(a *atoms) *conjs {
+	return &conjs{atoms: a, list: []conj{{}}, known: map[conj]conjID{{}: 0}}
+}
+
+func (cs *conjs) id(c conj) conjID {
+	id, ok := cs.known[c]
+	if !ok {
+		id = conjID(len(cs.list))
+		cs.known[c] = id
+		cs.list = append(cs.list, c)
+	}
+	return id
+}
+
+// both returns the disjunction of all conjunctions of one of a with one of b.
+func (cs *conjs) both(a, b []conjID) ([]conjID, error) {
+	switch {
+	case len(a) == 1 && a[0] == 0:
+		return b, nil
+	case len(b) == 1 && b[0] == 0:
+		return a, nil
+	case len(a)*len(b) > maxSplit:
+		return nil, fmt.Errorf("%w: a rule becomes %d", ErrTooLarge, len(a)*len(b))
+	}
+	out := make([]conjID, 0, len(a)*len(b))
+	for _, x := range a {
+		for _, y := range b {
+			c := cs.list[x]
+			for axis, d := range cs.list[y] {
+				c[axis] = cs.atoms.both(c[axis], d)
+			}
+			out = append(out, cs.id(c))
+		}
+	}
+	return out, nil
+}
+
+// knowns is what is known of a packet before any lookup on an axis.
+type knowns struct {
+	field ir.Field // whose name is known: InIface, OutIface, or 0
+	name  name
+	state int // below States
+}
+
+// decide reports whether a test holds; not known if it must be looked up.
+func (k *knowns) decide(t test) (holds, known bool) {
+	switch t.field {
+	case ir.State:
+		value := uint8(k.state)
+		if term, ok := t.term.(ir.InMask); ok {
+			return (k.state != NoState && term.Mask.Has(value)) != term.Not, true
+		}
+		return k.state != NoState && t.interval.Contains(ir.Number(value)), true
+	case ir.InIface, ir.OutIface:
+		if t.field != k.field {
+			return false, false
+		}
+		if term, ok := t.term.(ir.InNames); ok {
+			return k.name.holds(term), true
+		}
+		return k.name.in(t.interval), true
+	}
+	return false, false
+}
+
+// always is the disjunction that holds for every packet.
+func always() []conjID { return []conjID{0} }
+
+func isAlways(cs []conjID) bool { return len(cs) == 1 && cs[0] == 0 }
+
+// of returns the disjunction of conjunctions that a match amounts to, given what is known; nil if no packet matches.
+func (cs *conjs) of(m [][]test, k *knowns) ([]conjID, error) {
+	var all [numAxes][]uint32 // the atoms of clauses on one axis
+	var mixed [][]conjID      // the alternatives of each other clause
+	for _, clause := range m {
+		var byAxis [numAxes][]test
+		axes, holds := 0, false
+		for _, t := range clause {
+			h, known := k.decide(t)
+			if holds = holds || h; known {
+				continue
+			}
+			a := t.axis()
+			if byAxis[a] == nil {
+				axes++
+			}
+			byAxis[a] = append(byAxis[a], t)
+		}
+		if holds {
+			continue
+		}
+		if axes == 0 {
+			return nil, nil
+		}
+		var alternatives []conjID
+		for a, tests := range byAxis {
+			if tests == nil {
+				continue
+			}
+			id, err := cs.atoms.atom(Axis(a), tests)
+			if err != nil {
+				return nil, err
+			}
+			if axes == 1 {
+				all[a] = append(all[a], id)
+				break
+			}
+			var c conj
+			c[a] = cs.atoms.demand([]uint32{id})
+			alternatives = append(alternatives, cs.id(c))
+		}
+		if axes > 1 {
+			mixed = append(mixed, alternatives)
+		}
+	}
+	var c conj
+	for a, ids := range all {
+		c[a] = cs.atoms.demand(ids)
+	}
+	out := []conjID{cs.id(c)}
+	var err error
+	for _, alternatives := range mixed {
+		if out, err = cs.both(out, alternatives); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}

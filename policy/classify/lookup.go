@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package classify
+
+import (
+	"math/bits"
+	"slices"
+	"sort"
+
+	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
+)
+
+// child marks a value of a runs16 or a node that is the index of a node, not a class.
+const child = 1 << 31
+
+// mapped is the upper part of the lower half of the keys of IPv4 addresses.
+const mapped = 0xffff
+
+// cut is a Cut as the lookup structures want it.
+type cut struct {
+	from  key
+	class uint32
+}
+
+// classAt returns the class of k among cuts, the first of which is at or below k.
+func classAt(cuts []cut, k key) uint32 {
+	return cuts[sort.Search(len(cuts), func(i int) bool { return k.less(cuts[i].from) })-1].class
+}
+
+// between returns the cuts behind lo and not behind hi, and the class of lo.
+func between(cuts []cut, lo, hi key) ([]cut, uint32) {
+	i := sort.Search(len(cuts), func(i int) bool { return lo.less(cuts[i].from) })
+	j := sort.Search(len(cuts), func(j int) bool { return hi.less(cuts[j].from) })
+	return cuts[i:j], cuts[i-1].class
+}
+
+// runs16 gives each number of 16 bits a value. It holds one bit for each number, set where the value may differ from
+// that of the number before, and one value for each bit set.
+type runs16 struct {
+	starts [1024]uint64
+	before [1024]uint16 // how many bits are set in the words before
+	values []uint32
+}
+
+// add gives the numbers from n on a value. Numbers ascend, the first one is 0, and none repeats.
+func (r *runs16) add(n uint16, value uint32) {
+	if i := len(r.values); i > 0 && r.values[i-1] == value {
+		return
+	}
+	r.starts[n>>6] |= 1 << (n & 63)
+	r.values = append(r.values, value)
+}
+
+// done must be called when all is added.
+func (r *runs16) done() {
+	n := 0
+	for w, x := range r.starts {
+		r.before[w] = uint16(n)
+		n += bits.OnesCount64(x)
+	}
+}
+
+func (r *runs16) get(n uint16) uint32 {
+	w := n >> 6
+	return r.values[int(r.before[w&1023])+bits.OnesCount64(r.starts[w&1023]<<(63-n&63))-1]
+}
+
+// newNumberRuns makes the lookup of the 1<<16 numbers from offset on.
+func newNumberRuns(cuts []cut, offset uint32) *runs16 {
+	r := &runs16{}
+	inside, first := between(cuts, key{lo: uint64(offset)}, key{lo: uint64(offset) + 0xffff})
+	r.add(0, first)
+	for _, c := range inside {
+		r.add(uint16(c.from.lo-uint64(offset)), c.class)
+	}
+	r.done()
+	return r
+}
+
+// l4Lookup finds the class on the axis L4: by protocol alone, unless the ICMP of the family has several classes.
+type l4Lookup struct {
+	protocols [2][256]uint32
+	icmp      [2]*runs16
+}
+
+func newL4Lookup(cuts []cut) *l4Lookup {
+	l := &l4Lookup{}
+	for f, family := range [...]inet.Family{inet.IPv4, inet.IPv6} {
+		for p := range l.protocols[f] {
+			from := l4Key(family, inet.Protocol(p), 0, 0)
+			l.protocols[f][p] = classAt(cuts, key{lo: uint64(from)})
+			if inet.Protocol(p) != icmpOf(family) {
+				continue
+			}
+			if inside, _ := between(cuts, key{lo: uint64(from)}, key{lo: uint64(from) + 0xffff}); len(inside) > 0 {
+				l.icmp[f] = newNumberRuns(cuts, from)
+			}
+		}
+	}
+	return l
+}
+
+func (l *l4Lookup) get(v *view) uint32 {
+	if v.icmp && l.icmp[v.family] != nil {
+		return l.icmp[v.family].get(v.typeCode)
+	}
+	return l.protocols[v.family][v.protocol]
+}
+
+// addrLookup finds the class of an address. IPv4 takes 16 bits, then 8, then 8, as far as prefixes differ there. IPv6
+// takes one byte at a time and skips those that all cuts of a node have in common.
+type addrLookup struct {
+	v4     runs16
+	root   uint32 // of IPv6: class, or node
+	nodes  []node
+	values []uint32 // of all nodes
+}
+
+// node is one byte of an address: one bit for each value, set where the result differs from that of the value before.
+type node struct {
+	starts [4]uint64
+	before [4]uint8 // how many bits are set in the words before
+	depth  uint8    // which byte
+	values uint32   // where its values begin
+	// For an address with other bytes before depth than those of prefix, the class is below or above.
+	prefix       key
+	below, above uint32
+}
+
+func newAddrLookup(cuts []cut) *addrLookup {
+	l := &addrLookup{}
+	first, last := key{lo: mapped << 32}, key{lo: mapped<<32 | 0xffffffff}
+	v4, class := between(cuts, first, last)
+	if len(v4) == 0 || v4[0].from.lo > first.lo|0xffff {
+		l.v4.add(0, class)
+	}
+	for i := 0; i < len(v4); {
+		// All cuts in one block of 65536 addresses.
+		lo := key{lo: v4[i].from.lo &^ 0xffff}
+		j := i
+		for j < len(v4) && v4[j].from.lo&^0xffff == lo.lo {
+			j++
+		}
+		inside := v4[i:j]
+		if inside[0].from == lo {
+			class, inside = inside[0].class, inside[1:]
+		}
+		n := uint16(lo.lo >> 16)
+		l.v4.add(n, l.build(inside, class, lo, 14))
+		class = v4[j-1].class
+		if n < 0xffff && (j == len(v4) || uint16(v4[j].from.lo>>16) > n+1) {
+			l.v4.add(n+1, class)
+		}
+		i = j
+	}
+	l.v4.done()
+
+	// IPv6 is what remains, without what the addresses of IPv4 differ in.
+	v6, class := between(cuts, key{}, first.prev())
+	v6 = append(slices.Clone(v6), cut{last.next(), classAt(cuts, last.next())})
+	after, _ := between(cuts, last.next(), lastKey)
+	v6 = append(v6, after...)
+	before := class
+	v6 = slices.DeleteFunc(v6, func(c cut) bool {
+		same := c.class == before
+		before = c.class
+		return same
+	})
+	l.root = l.build(v6, class, key{}, skip)
+	return l
+}
+
+// skip lets build find the first byte in which cuts differ.
+const skip = -1
+
+// build returns the class of the keys from lo on that cuts does not hold any other class for, or the node that tells
+// their classes apart, by the byte at depth. All cuts are behind lo.
+func (l *addrLookup) build(cuts []cut, class uint32, lo key, depth int) uint32 {
+	if len(cuts) == 0 {
+		return class
+	}
+	last := cuts[len(cuts)-1]
+	n := node{below: class, above: last.class}
+	next := skip
+	switch depth {
+	case skip:
+		for depth = 0; depth < 15 && cuts[0].from.at(depth) == last.from.at(depth); depth++ {
+		}
+		lo = last.from.above(depth)
+	case 14:
+		next = 15 // IPv4 skips nothing, so that its lookup need not check
+	}
+	n.depth, n.prefix = uint8(depth), lo
+	at := len(l.nodes)
+	l.nodes = append(l.nodes, n) // its children come behind it
+	var values []uint32
+	keepHi, keepLo := byteMask(depth + 1)
+	for b := range 256 {
+		from := lo
+		if depth < 8 {
+			from.hi |= uint64(b) << (56 - 8*depth)
+		} else {
+			from.lo |= uint64(b) << (120 - 8*depth)
+		}
+		to := key{from.hi | ^keepHi, from.lo | ^keepLo}
+		if len(cuts) > 0 && !from.less(cuts[0].from) {
+			class, cuts = cuts[0].class, cuts[1:]
+		}
+		inside := 0
+		for inside < len(cuts) && !to.less(cuts[inside].from) {
+			inside++
+		}
+		v := l.build(cuts[:inside], class, from, next)
+		if inside > 0 {
+			class, cuts = cuts[inside-1].class, cuts[inside:]
+		}
+		if b&63 == 0 {
+			n.before[b>>6] = uint8(len(values))
+		}
+		if i := len(values); i == 0 || values[i-1] != v {
+			n.starts[b>>6] |= 1 << (b & 63)
+			values = append(values, v)
+		}
+	}
+	n.values = uint32(len(l.values))
+	l.values = append(l.values, values...)
+	l.nodes[at] = n
+	return child | uint32(at)
+}
+
+// step returns what follows byte b at a node.
+func (l *addrLookup) step(n *node, b byte) uint32 {
+	w := b >> 6
+	return l.values[int(n.values)+int(n.before[w&3])+bits.OnesCount64(n.starts[w&3]<<(63-b&63))-1]
+}
+
+func (l *addrLookup) get(k key) uint32 {
+	if k.hi == 0 && k.lo>>32 == mapped {
+		v := l.v4.get(uint16(k.lo >> 16))
+		if v&child != 0 {
+			if v = l.step(&l.nodes[v&^child], byte(k.lo>>8)); v&child != 0 {
+				v = l.step(&l.nodes[v&^child], byte(k.lo))
+			}
+		}
+		return v
+	}
+	v := l.root
+	for v&child != 0 {
+		n := &l.nodes[v&^child]
+		if p := k.above(int(n.depth)); p != n.prefix {
+			if p.less(n.prefix) {
+				return n.below
+			}
+			return n.above
+		}
+		v = l.step(n, k.at(int(n.depth)))
+	}
+	return v
+}
+
+// pointLookup finds the class of an endpoint: open addressing, no more than half full.
+type pointLookup struct {
+	slots  []pointSlot // their number is a power of two
+	shift  uint8       // 64 less the logarithm of that number
+	absent uint32
+}
+
+type pointSlot struct {
+	addr  key
+	port  uint32 // protocol<<16 | port; 0, which no point has, means that the slot is empty
+	class uint32
+}
+
+func newPointLookup(d *Dimension) *pointLookup {
+	width := bits.Len(uint(2 * len(d.Points)))
+	l := &pointLookup{slots: make([]pointSlot, 1<<width), shift: uint8(64 - width), absent: d.Absent}
+	for _, p := range d.Points {
+		s := pointSlot{addrKey(p.Addr), uint32(p.Protocol)<<16 | uint32(p.Port), p.Class}
+		i := l.slot(s.addr, s.port)
+		for l.slots[i].port != 0 {
+			i = (i + 1) & uint64(len(l.slots)-1)
+		}
+		l.slots[i] = s
+	}
+	return l
+}
+
+func (l *pointLookup) slot(addr key, port uint32) uint64 {
+	h := (addr.lo ^ uint64(port)<<32) * 0x9e3779b97f4a7c15
+	h = (h ^ h>>29 ^ addr.hi) * 0xbf58476d1ce4e5b9
+	return (h ^ h>>32) * 0x94d049bb133111eb >> l.shift
+}
+
+func (l *pointLookup) get(addr key, port uint32) uint32 {
+	for i := l.slot(addr, port); ; i = (i + 1) & uint64(len(l.slots)-1) {
+		switch s := &l.slots[i]; {
+		case s.port == 0:
+			return l.absent
+		case s.port == port && s.addr == addr:
+			return s.class
+		}
+	}
+}

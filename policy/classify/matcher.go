@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package classify
+
+import (
+	"encoding/binary"
+	"maps"
+	"slices"
+
+	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
+	"github.com/hostpolicy/hostpolicy/policy/ir"
+)
+
+// newMatcher makes the matcher of rules that stand for the given conjunctions.
+func newMatcher(cs *conjs, rules []conjID) Matcher {
+	m := Matcher{Rules: len(rules)}
+	demands := make([]demand, len(rules))
+	for a := L4; int(a) < numAxes; a++ {
+		asked := false
+		for i, id := range rules {
+			demands[i] = cs.list[id][a]
+			asked = asked || demands[i] != 0
+		}
+		if asked {
+			m.Dims = append(m.Dims, newDimension(cs.atoms, a, demands))
+		}
+	}
+	return m
+}
+
+// newDimension makes the dimension of rules that make the given demands on an axis.
+func newDimension(a *atoms, axis Axis, demands []demand) Dimension {
+	w := newRowState(a, demands)
+	d := Dimension{Axis: axis}
+	switch axis {
+	case SrcEndpoint, DstEndpoint:
+		d.Points, d.Absent = w.points()
+	case InIface, OutIface:
+		d.ByInterface = make([]uint32, a.names.count())
+		for class := range d.ByInterface {
+			d.ByInterface[class] = w.evaluate(func(x *atom) bool { return x.names[class] })
+		}
+		d.Absent = d.ByInterface[noName]
+	default:
+		d.Absent = w.evaluate(func(x *atom) bool { return x.absent })
+		d.Cuts = w.cuts(axis)
+	}
+	d.Rows = w.out.finish()
+	return d
+}
+
+// rowState is a row that changes as atoms begin and cease to hold. A demand of several atoms takes several layers: in
+// layer k stands whether the k-th atom of a rule holds, and the row is what all layers have in common.
+type rowState struct {
+	atoms  *atoms
+	uses   []use
+	layers [][]uint64
+	out    *rowWriter
+}
+
+// use is one atom in one layer, with the rules whose demand it belongs to.
+type use struct {
+	atom  uint32
+	layer int
+	words []maskedWord
+}
+
+type maskedWord struct {
+	word int
+	mask uint64
+}
+
+func newRowState(a *atoms, demands []demand) *rowState {
+	w := &rowState{atoms: a, out: newRowWriter(len(demands))}
+	depth := 1
+	for _, d := range demands {
+		depth = max(depth, len(a.demands[d]))
+	}
+	// A layer holds for the rules that have no atom in it.
+	w.layers = make([][]uint64, depth)
+	for k := range w.layers {
+		w.layers[k] = make([]uint64, len(w.out.cur))
+		for i := range demands {
+			w.layers[k][i>>6] |= 1 << (i & 63)
+		}
+	}
+	type place struct {
+		atom  uint32
+		layer int
+	}
+	index := map[place]int{}
+	for i, d := range demands {
+		for k, id := range a.demands[d] {
+			u, ok := index[place{id, k}]
+			if !ok {
+				u = len(w.uses)
+				index[place{id, k}] = u
+				w.uses = append(w.uses, use{atom: id, layer: k})
+			}
+			mask := uint64(1) << (i & 63)
+			w.layers[k][i>>6] &^= mask
+			words := w.uses[u].words
+			if n := len(words); n > 0 && words[n-1].word == i>>6 {
+				words[n-1].mask |= mask
+			} else {
+				w.uses[u].words = append(words, maskedWord{i >> 6, mask})
+			}
+		}
+	}
+	for word := range w.layers[0] {
+		w.refresh(word)
+	}
+	return w
+}
+
+// refresh brings a word of the row up to date.
+func (w *rowState) refresh(word int) {
+	x := w.layers[0][word]
+	for _, l := range w.layers[1:] {
+		x &= l[word]
+	}
+	w.out.set(word, x)
+}
+
+// toggle changes whether the atom of a use holds.
+func (w *rowState) toggle(u *use) {
+	layer := w.layers[u.layer]
+	for _, m := range u.words {
+		layer[m.word] ^= m.mask
+		w.refresh(m.word)
+	}
+}
+
+// evaluate returns the class of a value for which those atoms hold that holds names. No atom may hold before, and none
+// does after.
+func (w *rowState) evaluate(holds func(*atom) bool) uint32 {
+	var on []*use
+	for i := range w.uses {
+		if u := &w.uses[i]; holds(&w.atoms.list[u.atom]) {
+			w.toggle(u)
+			on = append(on, u)
+		}
+	}
+	class := w.out.row()
+	for _, u := range on {
+		w.toggle(u)
+	}
+	return class
+}
+
+// cuts sweeps over the values of an ordered axis.
+func (w *rowState) cuts(axis Axis) []Cut {
+	last := lastKey
+	if axis != SrcAddr && axis != DstAddr {
+		last = key{lo: 1<<32 - 1}
+	}
+	type event struct {
+		at  key
+		use int
+	}
+	var events []event
+	for i := range w.uses {
+		for _, s := range w.atoms.list[w.uses[i].atom].spans {
+			events = append(events, event{s.lo, i})
+			if s.hi.less(last) {
+				events = append(events, event{s.hi.next(), i})
+			}
+		}
+	}
+	slices.SortFunc(events, func(x, y event) int { return x.at.compare(y.at) })
+	var cuts []Cut
+	file := func(at key) {
+		if class := w.out.row(); len(cuts) == 0 || cuts[len(cuts)-1].Class != class {
+			cuts = append(cuts, Cut{at.value(), class})
+		}
+	}
+	if len(events) == 0 || events[0].at != (key{}) {
+		file(key{})
+	}
+	for i, e := range events {
+		w.toggle(&w.uses[e.use])
+		if i+1 == len(events) || events[i+1].at != e.at {
+			file(e.at)
+		}
+	}
+	return slices.Clip(cuts)
+}
+
+// points finds the endpoints that the sets of the axis tell apart, and the class of all others.
+func (w *rowState) points() ([]Point, uint32) {
+	local := map[int]int{} // sets, numbered in the order in which atoms name them
+	for _, u := range w.uses {
+		for _, s := range w.atoms.list[u.atom].sets {
+			if _, ok := local[s.set]; !ok {
+				local[s.set] = len(local)
+			}
+		}
+	}
+	words := (len(local) + 63) / 64
+	memberOf := map[ir.Element]bitset{}
+	for _, set := range slices.Sorted(maps.Keys(local)) {
+		for _, e := range w.atoms.members[set] {
+			if memberOf[e] == nil {
+				memberOf[e] = make(bitset, words)
+			}
+			memberOf[e].add(local[set])
+		}
+	}
+	class := func(in bitset) uint32 {
+		return w.evaluate(func(x *atom) bool {
+			return slices.ContainsFunc(x.sets, func(s setTest) bool { return in.has(local[s.set]) != s.not })
+		})
+	}
+	others := class(make(bitset, words))
+	byMembership := map[string]uint32{}
+	var points []Point
+	for _, e := range slices.SortedFunc(maps.Keys(memberOf), ir.CompareElements) {
+		if !hasPorts(e.Protocol) {
+			continue // a set may say so, but a packet cannot
+		}
+		k := membership(memberOf[e])
+		c, ok := byMembership[k]
+		if !ok {
+			c = class(memberOf[e])
+			byMembership[k] = c
+		}
+		if c != others {
+			points = append(points, Point{e.Prefix.Addr(), e.Protocol, e.Port, c})
+		}
+	}
+	return slices.Clip(points), others
+}
+
+func membership(b bitset) string {
+	k := make([]byte, 0, len(b)*8)
+	for _, w := range b {
+		k = binary.LittleEndian.AppendUint64(k, w)
+	}
+	return string(k)
+}
+
+// hasPorts reports whether packets of a protocol have ports, as ir sees it.
+func hasPorts(p inet.Protocol) bool { return p.HasPorts() || p == inet.UDPLite }
