@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hostpolicy/hostpolicy/backends"
+	"github.com/hostpolicy/hostpolicy/backends/lab"
+	"github.com/hostpolicy/hostpolicy/backends/nftables"
+	"github.com/hostpolicy/hostpolicy/policy"
+	"github.com/hostpolicy/hostpolicy/policy/compile"
+	rendernft "github.com/hostpolicy/hostpolicy/render/nftables"
+)
+
+// kernelRunner is a dataplane that the lab can judge.
+type kernelRunner struct {
+	name string
+	open lab.Opener
+}
+
+// labGroup is the NFLOG group of dataplanes in the lab, whose namespaces nobody else listens in.
+const labGroup = 7
+
+func kernelRunners() []kernelRunner {
+	return []kernelRunner{{"nftables", func(_ context.Context, ns lab.Netns) (lab.Dataplane, error) {
+		b, err := nftables.New(nftables.Options{NetNS: ns.FD(), Render: rendernft.Options{Events: rendernft.AllEvents, LogGroup: labGroup}})
+		if err != nil {
+			return nil, err
+		}
+		return lab.WithEvents(b, lab.NFLOG(ns, labGroup)), nil
+	}}}
+}
+
+// target is the kernel that apply, status and teardown talk to.
+type target struct {
+	renderFlags
+	netns   string
+	timeout time.Duration
+}
+
+func (t *target) flags(cmd *cobra.Command) {
+	t.renderFlags.flags(cmd, "nftables")
+	cmd.Flags().StringVar(&t.netns, "netns", "", "network namespace: a path, or a name of `ip netns`; default: this one")
+	cmd.Flags().DurationVar(&t.timeout, "timeout", time.Minute, "how long to wait for the kernel")
+}
+
+// open connects to the kernel. Close releases what it took.
+func (t *target) open(ctx context.Context, c policy.Config) (context.Context, *nftables.Backend, func(), error) {
+	fail := func(err error) (context.Context, *nftables.Backend, func(), error) { return nil, nil, nil, err }
+	if t.backend != "nftables" {
+		return fail(fmt.Errorf("--backend %q: want nftables", t.backend))
+	}
+	render, err := t.nftables(c)
+	if err != nil {
+		return fail(err)
+	}
+	o := nftables.Options{Render: render}
+	if t.netns != "" {
+		path := t.netns
+		if _, err := os.Stat(path); err != nil {
+			path = "/run/netns/" + t.netns
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return fail(fmt.Errorf("--netns %s: %w", t.netns, err))
+		}
+		defer f.Close()
+		o.NetNS = int(f.Fd())
+	}
+	b, err := nftables.New(o)
+	if err != nil {
+		return fail(fmt.Errorf("%w (this needs Linux and root)", err))
+	}
+	ctx, cancel := context.WithTimeout(ctx, t.timeout)
+	return ctx, b, func() { cancel(); _ = b.Close() }, nil
+}
+
+func applyCommand(out *output, stdin *os.File) *cobra.Command {
+	in := &input{stdin: stdin}
+	var t target
+	cmd := &cobra.Command{
+		Use:   "apply -f FILE",
+		Short: "Enforce documents in the kernel, all or nothing",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, prog, members, err := compiled(out, in)
+			if err != nil {
+				return err
+			}
+			ctx, b, done, err := t.open(cmd.Context(), s.Config)
+			if err != nil {
+				return err
+			}
+			defer done()
+			r, err := b.Apply(ctx, prog, members)
+			if err != nil {
+				return err
+			}
+			if out.format != "table" {
+				return out.value(r)
+			}
+			out.table([]string{"BACKEND", "FINGERPRINT", "CHANGES", "RENDERED", "COMMITTED"}, [][]cell{{
+				{t.backend, cyan}, {short(r.Fingerprint), plain}, {strconv.Itoa(r.Changes), plain}, {r.Rendered.Round(time.Microsecond).String(), plain}, {r.Committed.Round(time.Microsecond).String(), plain},
+			}})
+			return nil
+		},
+	}
+	in.flags(cmd)
+	t.flags(cmd)
+	return cmd
+}
+
+func short(fingerprint string) string { return fingerprint[:min(12, len(fingerprint))] }
+
+// statusResult is what `hep status` says, for machines.
+type statusResult struct {
+	State    backends.State     `json:"state"`
+	Counters []backends.Counter `json:"counters"`
+}
+
+func statusCommand(out *output, stdin *os.File) *cobra.Command {
+	in := &input{stdin: stdin}
+	var t target
+	cmd := &cobra.Command{
+		Use:   "status -f FILE",
+		Short: "Compare the kernel with documents, and show what was counted",
+		Long: `status reads back what the kernel enforces, lists every difference from what the documents come to, and shows the
+packets and bytes counted for each rule, busiest first. Exit code 1 means that there is a difference.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, _, err := in.snapshot()
+			if err != nil {
+				return err
+			}
+			prog, members, err := compile.Compile(s)
+			if err != nil {
+				return err
+			}
+			ctx, b, done, err := t.open(cmd.Context(), s.Config)
+			if err != nil {
+				return err
+			}
+			defer done()
+			var r statusResult
+			if r.State, err = b.Adopt(ctx, prog, members); err != nil {
+				return err
+			}
+			if r.Counters, err = b.Counters(ctx); err != nil {
+				return err
+			}
+			return printStatus(out, r)
+		},
+	}
+	in.flags(cmd)
+	t.flags(cmd)
+	return cmd
+}
+
+func teardownCommand(out *output) *cobra.Command {
+	var t target
+	cmd := &cobra.Command{
+		Use:   "teardown",
+		Short: "Remove everything that apply made; the host is then unprotected",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, b, done, err := t.open(cmd.Context(), policy.Config{})
+			if err != nil {
+				return err
+			}
+			defer done()
+			if err := b.Teardown(ctx); err != nil {
+				return err
+			}
+			if out.format == "table" {
+				fmt.Fprintln(out.out, "nothing of ours is left; this host is unprotected")
+			}
+			return nil
+		},
+	}
+	t.flags(cmd)
+	return cmd
+}
