@@ -332,6 +332,16 @@ func (b *Backend) current() *render.Ruleset {
 // applied takes note of a success.
 func (b *Backend) applied(ctx context.Context, start, rendered time.Time, p *ir.Program, r *render.Ruleset, m ir.Members, changes int) backends.Receipt {
 	committed := time.Now()
+	before := b.last
+	b.take(ctx, p, r, m)
+	if before != nil && changes == 0 {
+		b.last.kernel = before.kernel
+	}
+	return b.receipt(start, rendered, committed, changes)
+}
+
+// take notes p as what the kernel has.
+func (b *Backend) take(ctx context.Context, p *ir.Program, r *render.Ruleset, m ir.Members) {
 	a := &applied{program: p, rules: r, structure: r.StructureHash(), sets: make(map[ir.SetID]*appliedSet, len(r.Sets))}
 	for i := range r.Sets {
 		s := &r.Sets[i]
@@ -345,13 +355,8 @@ func (b *Backend) applied(ctx context.Context, start, rendered time.Time, p *ir.
 			a.sum.Add(s.Name, e)
 		}
 	}
-	if b.last != nil && changes == 0 {
-		a.kernel = b.last.kernel
-	} else {
-		a.kernel = b.generation(ctx)
-	}
+	a.kernel = b.generation(ctx)
 	b.last = a
-	return b.receipt(start, rendered, committed, changes)
 }
 
 // generation returns the generation of the namespace; 0, which is never right, if it cannot be had.

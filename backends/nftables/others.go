@@ -36,6 +36,11 @@ func (*Backend) ApplyMembers(context.Context, ir.MembersChanges) (backends.Recei
 	return backends.Receipt{}, unavailable()
 }
 
+// Adopt returns an error that wraps ErrUnavailable.
+func (*Backend) Adopt(context.Context, *ir.Program, ir.Members) (backends.State, error) {
+	return backends.State{}, unavailable()
+}
+
 // Observe returns an error that wraps ErrUnavailable.
 func (*Backend) Observe(context.Context) (backends.State, error) {
 	return backends.State{}, unavailable()

@@ -26,6 +26,7 @@ type decoder struct {
 	out    []byte
 	depth  int
 	failed bool
+	faults []string // the paths of all errors
 }
 
 // value appends the JSON of n to d.out. Path is the path of n in the object, and line the line from which field.Source
@@ -90,6 +91,7 @@ func (d *decoder) enter(n *yaml.Node, path string) *yaml.Node {
 
 func (d *decoder) fail(n *yaml.Node, path, value string, kind error, format string, args ...any) {
 	d.failed = true
+	d.faults = append(d.faults, path)
 	d.p.report(&field.Error{
 		Object: d.object, Path: path, Pos: d.doc.pos(n), Value: shorten(value), Err: kind, Reason: fmt.Sprintf(format, args...),
 	})

@@ -4,6 +4,8 @@ package manifest
 
 import (
 	"encoding/json"
+	"errors"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -75,17 +77,39 @@ func (p *parser) resource(doc *document, n *yaml.Node, prefix, kind string) {
 	start := doc.pos(root)
 	d.depth = 0
 	d.value(n, s, "", start.Line)
-	if d.failed || p.full {
+	if p.full || d.failed && p.opts.Stored {
 		return
 	}
 	o, _ := hostendpoint.NewObject(kind)
 	if err := json.Unmarshal(d.out, o); err != nil {
+		if d.failed {
+			return // on account of what was reported already
+		}
 		// The decoder has checked what could be wrong, so this says that the schema and the type differ.
 		d.fail(root, "", "", field.ErrInvalid, "%v", err)
 		return
 	}
 	locate(o, field.NewSource(start, d.lines))
+	if d.failed {
+		p.validateRest(o, d.faults)
+		return
+	}
 	p.add(o)
+}
+
+// validateRest reports what else is wrong with an object that could be read in part only, so that its author sees
+// everything at once. Nothing is said of fields that could not be read, nor of missing ones: they may be the same.
+func (p *parser) validateRest(o hostendpoint.Object, faults []string) {
+	for _, e := range o.Validate() {
+		at := strings.ToLower(e.Path) // a field in the wrong case is an unknown one
+		known := slices.ContainsFunc(faults, func(f string) bool {
+			f = strings.ToLower(f)
+			return strings.HasPrefix(f, at) || strings.HasPrefix(at, f)
+		})
+		if !known && !errors.Is(e, field.ErrRequired) {
+			p.report(e)
+		}
+	}
 }
 
 // locate sets the Source of o.
