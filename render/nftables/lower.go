@@ -177,11 +177,13 @@ func (b *builder) rule(c *chain, s ir.Rule, cv *conv) (goesOn bool, err error) {
 		tail = b.decide(tail, cv, s.Then, s.Origin)
 	}
 	b.tailBuf = tail
-	// Which rule decides does not matter where all end alike, so an alternative that holds after another one held is
-	// met only by rules that decide nothing.
-	once := s.Then == ir.Undecided
-	final := s.Then != ir.Undecided && cv.on[s.Then] == ""
-	return !unconditional(vs) || once, b.write(c, vs, tail, s.Origin, once, final)
+	switch {
+	case s.Then == ir.Undecided: // must not happen twice
+		return true, b.write(c, vs, tail, append(tail[:len(tail):len(tail)], Verdict{Op: Return}), true, s.Origin)
+	case cv.on[s.Then] == "":
+		return !unconditional(vs), b.write(c, vs, tail, tail, false, s.Origin)
+	}
+	return !unconditional(vs), b.write(c, vs, tail, nil, false, s.Origin)
 }
 
 func unconditional(vs []variant) bool {
@@ -195,31 +197,30 @@ const (
 	maxForced = 4096
 )
 
-// write writes rules that run tail for the packets that match. With once, tail must not run twice for a packet; with
-// final, tail ends in a verdict for the base chain.
-func (b *builder) write(c *chain, vs []variant, tail []Expr, origin ir.OriginID, once, final bool) error {
+// write writes rules that run tail for the packets that match. Apart is the same for a chain that c jumps to for the
+// purpose, and nil if there is none: a return there would lead back to c. With once, a packet must not meet tail twice,
+// though more than one alternative may hold for it.
+func (b *builder) write(c *chain, vs []variant, tail, apart []Expr, once bool, origin ir.OriginID) error {
 	note, by := b.note(origin)
 	for i := range vs {
 		v := &vs[i]
 		switch {
 		case len(v.clauses) == 0:
 			b.put(c, v.base, tail, note, by)
-		case once || final && v.count(maxProduct) > maxProduct:
-			last := tail
-			if once { // end the helper chain, too
-				last = append(tail[:len(tail):len(tail)], Verdict{Op: Return})
-			}
+		case apart != nil && (once || v.count(maxProduct) > maxProduct):
 			h := b.helper(c)
 			b.put(c, v.base, []Expr{Verdict{Jump, h.Name}}, note, nil)
 			for n, alts := range v.clauses {
-				then, who := last, by
+				then, who := apart, by
 				var next *chain
 				if n < len(v.clauses)-1 {
 					next = b.helper(c)
 					then, who = []Expr{Verdict{Goto, next.Name}}, nil
 				}
 				for _, a := range alts {
-					b.put(h, v.guarded(a), then, note, who)
+					if tests, ok := b.oneProtocol(v.guarded(a)); ok {
+						b.put(h, tests, then, note, who)
+					}
 				}
 				h = next
 			}
@@ -236,7 +237,9 @@ func (b *builder) write(c *chain, vs []variant, tail []Expr, origin ir.OriginID,
 // product writes one rule for each combination of alternatives.
 func (b *builder) product(c *chain, base []Expr, clauses [][]alternative, tail []Expr, note string, by *flow.Origin) {
 	if len(clauses) == 0 {
-		b.put(c, base, tail, note, by)
+		if tests, ok := b.oneProtocol(base); ok {
+			b.put(c, tests, tail, note, by)
+		}
 		return
 	}
 	for _, a := range clauses[0] {
@@ -355,7 +358,11 @@ func (b *builder) call(c *chain, s ir.Call, todo []frame, cv *conv) ([]frame, bo
 	if err != nil {
 		return todo, false, err
 	}
-	if err := b.write(c, vs, []Expr{v}, s.Origin, v.Op == Jump, final); err != nil {
+	var apart []Expr
+	if v.Op == Jump || final {
+		apart = []Expr{Verdict{Goto, v.Chain}} // its returns lead back to c, from where it was jumped to
+	}
+	if err := b.write(c, vs, []Expr{v}, apart, v.Op == Jump, s.Origin); err != nil {
 		return todo, false, err
 	}
 	if rest != "" {

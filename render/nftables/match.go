@@ -56,6 +56,37 @@ func (v *variant) count(limit int) int {
 	return n
 }
 
+// oneProtocol returns tests with those of the protocol made one, which nft demands. It reports false if no packet can
+// pass them.
+func (b *builder) oneProtocol(tests []Expr) ([]Expr, bool) {
+	m, n := allNumbers, 0
+	for _, e := range tests {
+		if e, ok := e.(InNumbers); ok && e.Key == Protocol {
+			n++
+			if e.Not {
+				m = and(m, not(e.Mask))
+			} else {
+				m = and(m, e.Mask)
+			}
+		}
+	}
+	if n < 2 {
+		return tests, true
+	}
+	if m == (ir.Mask{}) {
+		return nil, false
+	}
+	out := make([]Expr, 0, len(tests))
+	for _, e := range tests {
+		if p, ok := e.(InNumbers); !ok || p.Key != Protocol {
+			out = append(out, e)
+		} else if n > 0 {
+			out, n = append(out, b.protocols(m)), 0 // where the first one was
+		}
+	}
+	return out, true
+}
+
 var (
 	allNumbers  = ir.Mask{^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0)}
 	withPorts   = ir.MaskOf(inet.TCP, inet.UDP, inet.SCTP, inet.UDPLite)

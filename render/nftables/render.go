@@ -85,7 +85,7 @@ var baseChains = [...]struct {
 
 const (
 	translatedChain = "normal-out-dnat"
-	rejectChain     = "reject"
+	rejectChain     = "by/reject"
 	conntrackChain  = "conntrack"
 )
 
