@@ -114,6 +114,9 @@ func connectionsFor(p *flow.Packet, id uint32) ([]connection, error) {
 			q := quotedFlow(p, id)
 			return []connection{{orig: tuple{protocol: q.Protocol, src: q.Src, dst: q.Dst, srcPort: q.SrcPort, dstPort: q.DstPort}}}, nil
 		}
+		if p.Protocol == icmpOf(p) {
+			return nil, fmt.Errorf("%s %d/%d reports no error, so it is related to nothing", p.Protocol, p.ICMPType, p.ICMPCode)
+		}
 		master := tuple{protocol: inet.UDP, src: p.Src, dst: p.Dst, srcPort: 35000 + uint16(id%1000), dstPort: 36000 + uint16(id/1000%1000)}
 		return []connection{{orig: master}, {orig: t, natDst: p.NATDst, related: &master}}, nil
 	}

@@ -176,7 +176,8 @@ func transport(p *flow.Packet, id uint32) ([]byte, error) {
 		b = appendTag(b, id)
 		checksumAt = 2
 	default:
-		if invalid {
+		// ICMP of the other family is always invalid. Ref: nf_conntrack_proto_icmp.c, nf_conntrack_icmp_packet.
+		if invalid && p.Protocol != inet.ICMP && p.Protocol != inet.ICMPv6 {
 			return nil, fmt.Errorf("protocol %d has no invalid packets", p.Protocol)
 		}
 		b = append(b, padding...)
@@ -268,6 +269,7 @@ func appendSCTP(b []byte, p *flow.Packet, id uint32) []byte {
 		b = be.AppendUint32(b, 0)
 	case flow.Invalid: // a chunk without length
 		b = append(b, 0, 3, 0, 0)
+		b = append(b, padding...)
 	default: // INIT, with the tag as an unknown parameter to be skipped
 		b = append(b, 1, 0, 0, 20+tagLen)
 		b = be.AppendUint32(b, sctpTagReply)

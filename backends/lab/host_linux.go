@@ -135,6 +135,9 @@ func (m *machine) addInterface(peers *netlink.Handle, number int, name string) e
 	mac := net.HardwareAddr{0x02, 0, 0, 1, byte(number >> 8), byte(number)}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.HardwareAddr, attrs.MTU = name, mac, 1500
+	// Another index than that of the peer: the kernel takes a second to notice links whose two ends have the same.
+	// Ref: net/core/link_watch.c, linkwatch_urgent_event.
+	attrs.Index = firstIndex + number
 	err := m.nl.LinkAdd(&netlink.Veth{
 		LinkAttrs: attrs, PeerName: peerName, PeerNamespace: netlink.NsFd(m.peers.FD()), PeerHardwareAddr: peerMAC,
 	})
@@ -201,6 +204,9 @@ func (m *machine) addAddresses(iface hostendpoint.Interface) error {
 	}
 	return nil
 }
+
+// firstIndex is the index of the first interface but lo; those of the peers are much lower.
+const firstIndex = 1000
 
 // peerMAC is the link address of every peer, so that neighbours need not be told apart.
 var peerMAC = net.HardwareAddr{0x02, 0, 0, 2, 0, 0}

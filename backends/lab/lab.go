@@ -18,6 +18,7 @@ package lab
 import (
 	"context"
 	"errors"
+	"io"
 	"time"
 
 	"github.com/hostpolicy/hostpolicy/backends"
@@ -70,7 +71,16 @@ type dataplane struct {
 
 func (d dataplane) Events() EventSource { return d.events }
 
-// Opener makes the dataplane under test in the namespace of the host. The lab tears it down.
+// Close closes the backend if it can be closed.
+func (d dataplane) Close() error {
+	if c, ok := d.Backend.(io.Closer); ok {
+		return c.Close()
+	}
+	return nil
+}
+
+// Opener makes the dataplane under test in the namespace of the host. The lab tears it down, and closes it if it is an
+// io.Closer.
 type Opener func(ctx context.Context, ns Netns) (Dataplane, error)
 
 // Options say how a lab works. The zero value is good.

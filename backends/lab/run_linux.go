@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"runtime"
 	"slices"
 	"sync"
@@ -136,6 +137,9 @@ func runTogether(ctx context.Context, cases []*policytest.Case, job []int, out [
 	defer func() {
 		// Even when ctx is over.
 		err = errors.Join(err, dp.Teardown(context.WithoutCancel(ctx)))
+		if c, ok := dp.(io.Closer); ok {
+			err = errors.Join(err, c.Close())
+		}
 	}()
 	evctx, cancel := context.WithCancel(ctx)
 	defer cancel()

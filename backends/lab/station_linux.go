@@ -194,7 +194,7 @@ func (s *station) fireVolley(ctx context.Context, ps []*flow.Packet, which []int
 	shots := make([]*shot, len(which))
 	for n, i := range which {
 		p := ps[i]
-		shots[n] = &shot{p: p}
+		shots[n] = &shot{p: p, obs: observation{loops: p.Path == flow.Output && (p.Dst.IsMulticast() || isBroadcast(p.Dst, s.top.host))}}
 		out[i] = &shots[n].obs
 		b, err := packets(p, first+uint32(n), s.o.Fragment)
 		if err != nil {
