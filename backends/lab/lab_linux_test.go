@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -461,4 +462,57 @@ func (s stubborn) Close() error { return s.Dataplane.(io.Closer).Close() }
 
 func (s stubborn) Apply(ctx context.Context, _ *ir.Program, _ ir.Members) (backends.Receipt, error) {
 	return s.Dataplane.Apply(ctx, s.p, s.m)
+}
+
+// One wrong rule is found: a comparison that never fails would prove nothing.
+func TestAWrongRuleIsFound(t *testing.T) {
+	needLab(t)
+	found := 0
+	for s := range uint64(12) {
+		c := policytest.Generate(500+s, policytest.Size{Packets: 100})
+		askEvaluator(t, c)
+		i := slices.IndexFunc(c.Packets, func(p policytest.Packet) bool { return p.By.Kind == flow.OriginPolicy && p.By.Stage == flow.StageNormal })
+		if i < 0 {
+			continue
+		}
+		rs, err := lab.Run(t.Context(), c, func(ctx context.Context, ns lab.Netns) (lab.Dataplane, error) {
+			dp, err := openNFTables(ctx, ns)
+			return &mutant{Dataplane: dp, origin: c.Packets[i].By}, err
+		}, lab.Options{})
+		require.NoError(t, err)
+		bad, err := policytest.Compare(c, rs)
+		require.NoError(t, err)
+		require.True(t, slices.ContainsFunc(bad, func(m policytest.Mismatch) bool { return m.Packet == &c.Packets[i] }), "seed %d: %s", 500+s, c.Packets[i].Text)
+		found++
+	}
+	require.Greater(t, found, 3)
+}
+
+// mutant is a dataplane in which one rule does the opposite.
+type mutant struct {
+	lab.Dataplane
+	origin flow.Origin
+}
+
+func (m *mutant) Close() error { return m.Dataplane.(io.Closer).Close() }
+
+func (m *mutant) Apply(ctx context.Context, p *ir.Program, members ir.Members) (backends.Receipt, error) {
+	q := *p
+	q.Blocks = slices.Clone(p.Blocks)
+	for i := range q.Blocks {
+		steps := slices.Clone(q.Blocks[i].Steps)
+		for j, s := range steps {
+			if r, ok := s.(ir.Rule); ok && p.Origin(r.Origin).ID() == m.origin.ID() {
+				switch r.Then {
+				case ir.Allow:
+					r.Then = ir.Deny
+				case ir.Deny:
+					r.Then = ir.Allow
+				}
+				steps[j] = r
+			}
+		}
+		q.Blocks[i].Steps = steps
+	}
+	return m.Dataplane.Apply(ctx, &q, members)
 }
