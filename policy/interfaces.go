@@ -3,9 +3,7 @@
 package policy
 
 import (
-	"cmp"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -13,9 +11,6 @@ import (
 	"github.com/hostpolicy/hostpolicy/hostendpoint"
 	"github.com/hostpolicy/hostpolicy/hostendpoint/field"
 )
-
-// allInterfaces is the interface name of an endpoint that governs all interfaces without an endpoint of their own.
-const allInterfaces = "*"
 
 // excludedInterface is never matched by address nor by name: kube-proxy keeps every service address on it.
 // Ref: felix InterfaceExclude.
@@ -58,101 +53,235 @@ func withLoopback(in []hostendpoint.Interface) []hostendpoint.Interface {
 	}})
 }
 
-// interfaces finds the endpoint of every interface of this host.
+// hostInterface is an interface of this host that endpoints may govern.
+type hostInterface struct {
+	hostendpoint.Interface
+	claimants []*hep // those that match it, in no order
+	winner    *hep
+	dirty     bool
+}
+
+func (i *hostInterface) has(a netip.Addr) bool {
+	return slices.ContainsFunc(i.Addresses, func(p netip.Prefix) bool { return p.Addr().Unmap() == a })
+}
+
+func (rs *Resolver) touchInterface(i *hostInterface) {
+	if !i.dirty {
+		i.dirty = true
+		rs.dirtyIfaces = append(rs.dirtyIfaces, i)
+	}
+}
+
+// setHost makes h the host. Interfaces that did not change keep their endpoints.
+func (rs *Resolver) setHost(h hostendpoint.Host) {
+	h.Interfaces = withLoopback(h.Interfaces)
+	moved := h.Node != rs.host.Node
+	rs.host = h
+	rs.dirtyLoopback = true
+	if moved {
+		for _, e := range rs.heps {
+			if local := e.obj.Spec.Node == h.Node; local != e.local {
+				rs.unclaim(e)
+				e.local = local
+				rs.claim(e)
+				rs.touchHep(e)
+			}
+		}
+	}
+	now := make(map[string]struct{}, len(h.Interfaces))
+	for _, x := range h.Interfaces {
+		now[x.Name] = struct{}{}
+		i := rs.ifaces[x.Name]
+		switch {
+		case i == nil:
+			i = &hostInterface{Interface: x}
+			rs.ifaces[x.Name] = i
+		case slices.Equal(i.Addresses, x.Addresses):
+			continue
+		default:
+			rs.unclaimInterface(i)
+			i.Interface = x
+		}
+		rs.claimInterface(i)
+	}
+	for name, i := range rs.ifaces {
+		if _, ok := now[name]; !ok {
+			delete(rs.ifaces, name)
+			rs.unclaimInterface(i)
+		}
+	}
+}
+
+// claimInterface finds the endpoints that match i. Those with its name say something about its addresses, too.
+func (rs *Resolver) claimInterface(i *hostInterface) {
+	for _, h := range rs.byName[i.Name] {
+		rs.touchHep(h)
+	}
+	if !rs.governable(i.Name) {
+		return
+	}
+	for _, h := range rs.byName[i.Name] {
+		rs.link(h, i)
+	}
+	for _, a := range i.Addresses {
+		for _, h := range rs.byAddr[a.Addr().Unmap()] {
+			rs.link(h, i)
+		}
+	}
+}
+
+func (rs *Resolver) unclaimInterface(i *hostInterface) {
+	for _, h := range rs.byName[i.Name] {
+		rs.touchHep(h)
+	}
+	for _, h := range i.claimants {
+		h.claims = without(h.claims, i)
+		rs.touchHep(h)
+	}
+	i.claimants = nil
+	rs.touchInterface(i)
+}
+
+// claim enters an endpoint of this host where interfaces look for it.
+func (rs *Resolver) claim(h *hep) {
+	if !h.local {
+		return
+	}
+	switch n := h.obj.Spec.InterfaceName; n {
+	case hostendpoint.AllInterfaces:
+		k, _ := slices.BinarySearchFunc(rs.wildcards, h, compareHeps)
+		rs.wildcards = slices.Insert(rs.wildcards, k, h)
+		rs.wildcardMoved = true
+	case "":
+		// With an interface name the addresses do not count.
+		for _, a := range h.addrs {
+			list := rs.byAddr[a.Addr()]
+			if slices.Contains(list, h) {
+				continue
+			}
+			rs.byAddr[a.Addr()] = append(list, h)
+		}
+		for _, i := range rs.ifaces {
+			if rs.governable(i.Name) && slices.ContainsFunc(h.addrs, func(a netip.Prefix) bool { return i.has(a.Addr()) }) {
+				rs.link(h, i)
+			}
+		}
+	default:
+		rs.byName[n] = append(rs.byName[n], h)
+		if i := rs.ifaces[n]; i != nil && rs.governable(n) {
+			rs.link(h, i)
+		}
+	}
+}
+
+// unclaim undoes claim. The object must still be that of the claim.
+func (rs *Resolver) unclaim(h *hep) {
+	if !h.local {
+		return
+	}
+	for _, i := range h.claims {
+		i.claimants = without(i.claimants, h)
+		rs.touchInterface(i)
+	}
+	h.claims = nil
+	switch n := h.obj.Spec.InterfaceName; n {
+	case hostendpoint.AllInterfaces:
+		rs.wildcards = slices.DeleteFunc(rs.wildcards, func(o *hep) bool { return o == h })
+		rs.wildcardMoved = true
+	case "":
+		for _, a := range h.addrs {
+			if list := without(rs.byAddr[a.Addr()], h); len(list) > 0 {
+				rs.byAddr[a.Addr()] = list
+			} else {
+				delete(rs.byAddr, a.Addr())
+			}
+		}
+	default:
+		if list := without(rs.byName[n], h); len(list) > 0 {
+			rs.byName[n] = list
+		} else {
+			delete(rs.byName, n)
+		}
+	}
+}
+
+func (rs *Resolver) link(h *hep, i *hostInterface) {
+	if slices.Contains(h.claims, i) {
+		return
+	}
+	h.claims = append(h.claims, i)
+	i.claimants = append(i.claimants, h)
+	rs.touchInterface(i)
+}
+
+func compareHeps(a, b *hep) int { return strings.Compare(a.obj.Metadata.Name, b.obj.Metadata.Name) }
+
+// settleInterfaces finds the endpoint of every interface.
 //
 // Calico: names and addresses have equal rank. Of all endpoints that match an interface, by name or (if they have no
 // interface name) by an address, the one whose own name is first in byte order wins. An endpoint may win several
 // interfaces. Ref: felix/dataplane/linux/endpoint_mgr.go, resolveHostEndpoints.
-func (rs *resolver) interfaces() {
-	rs.hepOf = map[*Endpoint]*hep{}
-	won := map[*hep][]string{}
-	lost := map[*hep]map[string]*hep{} // interface -> winner
-	for _, i := range rs.host.Interfaces {
-		if rs.isWorkload(i.Name) || i.Name == excludedInterface {
-			continue
-		}
+func (rs *Resolver) settleInterfaces() {
+	for _, i := range rs.dirtyIfaces {
+		i.dirty = false
 		var winner *hep
-		for _, h := range rs.heps { // sorted by name
-			if h.obj.Spec.Node != rs.host.Node || !matchesInterface(h, i) {
-				continue
-			}
-			if winner == nil {
+		for _, h := range i.claimants {
+			if winner == nil || compareHeps(h, winner) < 0 {
 				winner = h
-				won[h] = append(won[h], i.Name)
+			}
+		}
+		if winner != i.winner {
+			if i.winner != nil {
+				rs.touchHep(i.winner)
+			}
+			i.winner = winner
+			for _, h := range i.claimants {
+				rs.touchHep(h)
+			}
+			if i.Name == "lo" {
+				rs.dirtyLoopback = true
+			}
+		}
+		for _, h := range i.claimants {
+			if h != winner {
+				rs.touchHep(h)
+			}
+		}
+	}
+	rs.dirtyIfaces = nil
+	if !rs.wildcardMoved {
+		return
+	}
+	rs.wildcardMoved, rs.dirtyLoopback = false, true
+	var first *hep
+	if len(rs.wildcards) > 0 {
+		first = rs.wildcards[0]
+	}
+	if first != rs.wildcard {
+		for _, h := range []*hep{first, rs.wildcard} {
+			if h == nil {
 				continue
 			}
-			if lost[h] == nil {
-				lost[h] = map[string]*hep{}
+			rs.touchHep(h)
+			rs.restructure(h)
+			for _, p := range h.matched {
+				if p.doNotTrack {
+					rs.touchPolicy(p)
+				}
 			}
-			lost[h][i.Name] = winner
 		}
+		rs.wildcard = first
 	}
-	for _, h := range rs.heps {
-		if h.obj.Spec.Node != rs.host.Node {
-			continue
-		}
-		src := h.obj.Source
-		if h.obj.Spec.InterfaceName == allInterfaces {
-			if rs.wildcard != nil {
-				rs.problems.add(Warning, "shadowed-endpoint", h.object, "metadata.name", src.At("metadata.name"),
-					"never used: the all-interfaces endpoint "+rs.hepOf[rs.wildcard].object+" comes first by name")
-				continue
-			}
-			rs.wildcard = rs.activate(h, nil)
-			continue
-		}
-		for _, i := range slices.Sorted(maps.Keys(lost[h])) {
-			rs.problems.add(Warning, "shadowed-endpoint", h.object, "metadata.name", src.At("metadata.name"),
-				fmt.Sprintf("matches interface %s, which %s governs: of several endpoints the one whose name is first wins", i, lost[h][i].object))
-		}
-		if names := won[h]; len(names) > 0 {
-			slices.Sort(names)
-			rs.activate(h, names)
-			continue
-		}
-		if len(lost[h]) > 0 {
-			continue
-		}
-		msg := "matches no interface of this host"
-		switch n := h.obj.Spec.InterfaceName; {
-		case n == "":
-			msg += ": none of its expectedIPs is on one"
-		case rs.isWorkload(n):
-			msg += ": " + n + " belongs to a workload, which no host endpoint governs"
-		case n == excludedInterface:
-			msg += ": " + n + " is never governed"
-		default:
-			msg += ": there is no " + n
-		}
-		rs.problems.add(Warning, "unmatched-endpoint", h.object, "spec.interfaceName", src.At("spec.interfaceName"), msg)
+	for _, h := range rs.wildcards {
+		rs.touchHep(h)
 	}
-	slices.SortFunc(rs.active, func(a, b *Endpoint) int { return cmp.Compare(a.Name, b.Name) })
 }
 
-// activate makes an Endpoint of h.
-func (rs *resolver) activate(h *hep, interfaces []string) *Endpoint {
-	ep := &Endpoint{Name: h.obj.Metadata.Name, Interfaces: interfaces, Labels: h.labels, Pos: h.obj.Source.Pos()}
-	for i, name := range h.obj.Spec.Profiles {
-		ep.Profiles = append(ep.Profiles, rs.profile(name, h, i))
-	}
-	rs.active = append(rs.active, ep)
-	rs.hepOf[ep] = h
-	return ep
+// governable reports whether a host endpoint can govern an interface of the name.
+func (rs *Resolver) governable(name string) bool {
+	return !rs.isWorkload(name) && name != excludedInterface
 }
 
-// matchesInterface reports whether h claims i. With an interface name the addresses do not count.
-func matchesInterface(h *hep, i hostendpoint.Interface) bool {
-	switch h.obj.Spec.InterfaceName {
-	case allInterfaces:
-		return false
-	case "":
-		return slices.ContainsFunc(i.Addresses, func(a netip.Prefix) bool {
-			return slices.Contains(h.addrs, netip.PrefixFrom(a.Addr().Unmap(), a.Addr().Unmap().BitLen()))
-		})
-	}
-	return h.obj.Spec.InterfaceName == i.Name
-}
-
-func (rs *resolver) isWorkload(name string) bool {
+func (rs *Resolver) isWorkload(name string) bool {
 	return slices.ContainsFunc(rs.config.WorkloadInterfacePrefixes, func(p string) bool { return strings.HasPrefix(name, p) })
 }

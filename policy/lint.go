@@ -8,77 +8,87 @@ import (
 	"slices"
 
 	"github.com/hostpolicy/hostpolicy/hostendpoint"
+	"github.com/hostpolicy/hostpolicy/policy/effective"
 	"github.com/hostpolicy/hostpolicy/policy/flow"
-	"github.com/hostpolicy/hostpolicy/selector"
 )
 
-// lint reports what is legal and probably not meant.
-func (rs *resolver) lint() {
-	for _, p := range rs.policies {
-		rs.lintPolicy(p)
+// policyProblems returns the problems of p that depend on anything else than p: what is legal and probably not meant.
+func (rs *Resolver) policyProblems(p *boundPolicy) []Problem {
+	if p.policy == nil || p.selector.IsZero() {
+		return nil
 	}
-	for _, h := range rs.heps {
-		rs.lintEndpoint(h)
+	var out []Problem
+	report := func(sev Severity, code, path, message string) {
+		out = append(out, Problem{Severity: sev, Code: code, Object: p.object, Path: path, Pos: positioned(p.source, path), Message: message})
 	}
-	rs.lintLoopback()
-}
-
-func (rs *resolver) lintPolicy(p *boundPolicy) {
-	if !p.selected && !slices.ContainsFunc(rs.heps, func(h *hep) bool { return p.selector.Matches(selector.MapLabels(h.labels)) }) {
-		rs.problems.add(Warning, "inert-policy", p.object, "spec.selector", p.source.At("spec.selector"), "selects no host endpoint of any host: "+p.selector.String())
+	if !p.tier.known {
+		report(Warning, "unknown-tier", "spec.tier",
+			"there is no tier "+p.policy.Tier+": the policy applies after all tiers that exist, and what it does not decide is denied")
 	}
-	if !p.selected {
-		return
+	if p.matches == 0 {
+		report(Warning, "inert-policy", "spec.selector", "selects no host endpoint of any host: "+p.selector.String())
 	}
-	for _, x := range p.specs {
-		if s := rs.sets[x.ID]; s != nil && len(s.Members) == 0 && s.Selector != "" {
-			what := "no address known here matches " + s.Selector
-			if s.Ports {
+	if len(p.local) == 0 {
+		return out
+	}
+	if w := rs.wildcard; p.doNotTrack && w != nil {
+		if _, ok := p.local[w]; ok {
+			report(Error, "untracked-on-wildcard", "spec.doNotTrack",
+				"selects the all-interfaces endpoint "+w.object+", where doNotTrack policy is not supported: it is not applied there; name the interface, or drop doNotTrack")
+		}
+	}
+	for i := range p.declared {
+		x := &p.declared[i]
+		if s := rs.sets[x.ID]; len(s.members) == 0 && (s.Kind == effective.Selector || s.Kind == effective.NamedPort) {
+			what := "no address known here matches " + s.Selector.String()
+			if s.Kind == effective.NamedPort {
 				what = fmt.Sprintf("no endpoint has a port %q of %s and matches %s", x.PortName, x.Protocol, s.Selector)
 			}
-			rs.problems.add(Info, "empty-set", p.object, x.path, x.pos, what)
+			out = append(out, Problem{Severity: Info, Code: "empty-set", Object: p.object, Path: x.path(), Pos: x.pos(), Message: what})
 		}
 	}
+	out = append(out, serviceProblems(p.object, p.declared)...)
 	if p.applyOnForward && !p.doNotTrack && !p.preDNAT && p.ingress != p.egress {
-		rs.problems.add(Info, "forward-one-direction", p.object, "spec.types", p.source.At("spec.types"),
+		report(Info, "forward-one-direction", "spec.types",
 			"apply-on-forward in one direction: forwarded traffic of the other direction is no longer allowed by default, and goes on to the host's own rules")
 	}
+	return out
 }
 
-func (rs *resolver) lintEndpoint(h *hep) {
-	if h.obj.Spec.Node != rs.host.Node || h.obj.Spec.InterfaceName == "" || h.obj.Spec.InterfaceName == allInterfaces {
-		return
-	}
-	for _, i := range rs.host.Interfaces {
-		if i.Name != h.obj.Spec.InterfaceName {
-			continue
-		}
-		for j, a := range h.addrs {
-			if !slices.ContainsFunc(i.Addresses, func(p netip.Prefix) bool { return p.Addr().Unmap() == a.Addr() }) {
-				path := fmt.Sprintf("spec.expectedIPs[%d]", j)
-				rs.problems.add(Info, "foreign-address", h.object, path, h.obj.Source.At(path),
-					a.Addr().String()+" is not on interface "+i.Name+"; with an interface name addresses only feed the selectors of rules")
-			}
+// serviceProblems reports the rules of an object that match services.
+func serviceProblems(object string, specs []setSource) []Problem {
+	var out []Problem
+	for i := range specs {
+		x := &specs[i]
+		if x.Kind == effective.Service || x.Kind == effective.ServiceNoPort {
+			out = append(out, Problem{Severity: Error, Code: "service-match", Object: object, Path: x.path() + ".services", Pos: x.pos(),
+				Message: "the rule never matches: the endpoints of service " + x.Namespace + "/" + x.Name + " are not known here"})
 		}
 	}
+	return out
 }
 
-// lintLoopback warns if the all-interfaces endpoint cuts the host off from itself.
-func (rs *resolver) lintLoopback() {
+// loopbackProblems warns if the all-interfaces endpoint cuts the host off from itself.
+func (rs *Resolver) loopbackProblems() []Problem {
 	w := rs.wildcard
-	if w == nil || rs.config.ExemptLoopback || slices.ContainsFunc(rs.active, func(ep *Endpoint) bool { return slices.Contains(ep.Interfaces, "lo") }) {
-		return
+	if w == nil || rs.config.ExemptLoopback {
+		return nil
 	}
+	if lo := rs.ifaces["lo"]; lo != nil && lo.winner != nil {
+		return nil
+	}
+	var out []Problem
 	for _, dir := range []flow.Direction{flow.Ingress, flow.Egress} {
-		if !rs.mayAllowLoopback(w, dir) {
-			rs.problems.add(Warning, "loopback-policed", rs.hepOf[w].object, "spec.interfaceName", rs.hepOf[w].obj.Source.At("spec.interfaceName"),
-				fmt.Sprintf("the all-interfaces endpoint governs lo, and no %s rule lets 127.0.0.1 talk to itself: add one, or set ExemptLoopback", dir))
+		if !rs.mayAllowLoopback(rs.endpoint(w), dir) {
+			out = append(out, Problem{Severity: Warning, Code: "loopback-policed", Object: w.object, Path: "spec.interfaceName", Pos: w.obj.At("spec.interfaceName"),
+				Message: fmt.Sprintf("the all-interfaces endpoint governs lo, and no %s rule lets 127.0.0.1 talk to itself: add one, or set ExemptLoopback", dir)})
 		}
 	}
+	return out
 }
 
 // mayAllowLoopback reports whether some Allow rule could match some packet between loopback addresses.
-func (rs *resolver) mayAllowLoopback(ep *Endpoint, dir flow.Direction) bool {
+func (rs *Resolver) mayAllowLoopback(ep *Endpoint, dir flow.Direction) bool {
 	allows := func(in, out []Rule) bool {
 		rules := in
 		if dir == flow.Egress {
@@ -105,15 +115,15 @@ var loopback = [...]netip.Prefix{
 	netip.PrefixFrom(netip.IPv6Loopback(), 128),
 }
 
-func (rs *resolver) mayBeLoopback(s *Side) bool {
-	overlaps := func(p netip.Prefix) bool {
-		return slices.ContainsFunc(loopback[:], func(l netip.Prefix) bool { return l.Overlaps(p) })
-	}
-	if len(s.Nets) > 0 && !slices.ContainsFunc(s.Nets, overlaps) {
+// isLoopback reports whether p holds loopback addresses.
+func isLoopback(p netip.Prefix) bool { return loopback[0].Overlaps(p) || loopback[1].Overlaps(p) }
+
+func (rs *Resolver) mayBeLoopback(s *Side) bool {
+	if len(s.Nets) > 0 && !slices.ContainsFunc(s.Nets, isLoopback) {
 		return false
 	}
 	for _, id := range s.Sets {
-		if !slices.ContainsFunc(rs.sets[id].Members, func(m Member) bool { return overlaps(m.Prefix) }) {
+		if rs.sets[id].loopback == 0 {
 			return false
 		}
 	}

@@ -19,9 +19,12 @@ type tierInfo struct {
 	tier  *Tier
 	order float64
 	known bool // there is an object of this name
+
+	policies map[*boundPolicy]struct{}
+	problems []Problem // of the object
 }
 
-// before orders tiers: known ones first, then by order, then by name. Ref: felix/calc/policy_sorter.go.
+// compare orders tiers: known ones first, then by order, then by name. Ref: felix/calc/policy_sorter.go.
 func (t *tierInfo) compare(u *tierInfo) int {
 	if t.known != u.known {
 		if t.known {
@@ -32,30 +35,80 @@ func (t *tierInfo) compare(u *tierInfo) int {
 	return cmp.Or(cmp.Compare(t.order, u.order), strings.Compare(t.tier.Name, u.tier.Name))
 }
 
-// builtinTiers exist in every cluster. Ref: libcalico-go/lib/clientv3/client.go, EnsureInitialized.
-var builtinTiers = [...]struct {
+type builtinTier struct {
 	name  string
 	order float64
 	pass  bool
-}{{"default", defaultTierOrder, false}, {"adminnetworkpolicy", 1000, true}}
+}
+
+// builtinTiers exist in every cluster. Ref: libcalico-go/lib/clientv3/client.go, EnsureInitialized.
+var builtinTiers = [...]builtinTier{{"default", defaultTierOrder, false}, {"adminnetworkpolicy", 1000, true}}
 
 // defaultTierOrder is the order of a tier that has none. Ref: libcalico-go/lib/resources/tier.go.
 const defaultTierOrder = 1_000_000
 
-func (rs *resolver) loadTiers(in []*hostendpoint.Tier) {
-	rs.tiers = map[string]*tierInfo{}
+// builtins puts in what exists without being stored.
+func (rs *Resolver) builtins() {
 	for _, b := range builtinTiers {
-		rs.tiers[b.name] = &tierInfo{tier: &Tier{Name: b.name, Pass: b.pass}, order: b.order, known: true}
+		rs.tiers[b.name] = b.info()
 	}
-	for _, t := range unique(rs, in, hostendpoint.KindTier, func(t *hostendpoint.Tier) (*hostendpoint.ObjectMeta, *field.Source) { return &t.Metadata, t.Source }) {
-		rs.check(t)
-		i := &tierInfo{tier: &Tier{Name: t.Metadata.Name, Pos: t.Source.Pos()}, order: defaultTierOrder, known: true}
-		if o := t.Spec.Order; o != nil {
-			i.order = *o
+	p := rs.profile(hostendpoint.DefaultAllowProfileName)
+	p.obj = hostendpoint.DefaultAllowProfile()
+}
+
+func (b *builtinTier) info() *tierInfo {
+	return &tierInfo{tier: &Tier{Name: b.name, Pass: b.pass}, order: b.order, known: true}
+}
+
+func (rs *Resolver) putTier(t *hostendpoint.Tier) {
+	i := &tierInfo{tier: &Tier{Name: t.Metadata.Name, Pos: t.Source.Pos()}, order: defaultTierOrder, known: true}
+	if o := t.Spec.Order; o != nil {
+		i.order = *o
+	}
+	// Anything but Pass denies. Ref: libcalico-go/lib/backend/syncersv1/updateprocessors/tierprocessor.go.
+	i.tier.Pass = t.Spec.DefaultAction != nil && *t.Spec.DefaultAction == hostendpoint.Pass
+	rs.setTier(i, check(t))
+}
+
+func (rs *Resolver) deleteTier(name string) {
+	for _, b := range builtinTiers {
+		if b.name == name {
+			rs.setTier(b.info(), nil)
+			return
 		}
-		// Anything but Pass denies. Ref: libcalico-go/lib/backend/syncersv1/updateprocessors/tierprocessor.go.
-		i.tier.Pass = t.Spec.DefaultAction != nil && *t.Spec.DefaultAction == hostendpoint.Pass
-		rs.tiers[t.Metadata.Name] = i
+	}
+	if rs.tiers[name] == nil {
+		return
+	}
+	rs.setTier(&tierInfo{tier: &Tier{Name: name}}, nil)
+}
+
+// setTier puts a tier in place of the one of its name. Its policies stay in it.
+func (rs *Resolver) setTier(now *tierInfo, static []Problem) {
+	name := now.tier.Name
+	i := rs.tiers[name]
+	if i == nil {
+		i = &tierInfo{tier: &Tier{}}
+		rs.tiers[name] = i
+	}
+	i.problems = rs.problems.replace(i.problems, static)
+	if *i.tier == *now.tier && i.order == now.order && i.known == now.known {
+		return
+	}
+	i.tier, i.order, i.known = now.tier, now.order, now.known
+	for p := range i.policies {
+		rs.touchPolicy(p)
+		for h := range p.local {
+			rs.restructure(h)
+		}
+	}
+	rs.tidyTier(i)
+}
+
+// tidyTier forgets a tier that does not exist and that no policy names.
+func (rs *Resolver) tidyTier(i *tierInfo) {
+	if !i.known && len(i.policies) == 0 {
+		delete(rs.tiers, i.tier.Name)
 	}
 }
 
@@ -66,21 +119,31 @@ type boundPolicy struct {
 	order  float64 // +Inf if it has none
 	key    string  // breaks ties
 
+	indexKey string // its name in the index
+
 	selector                            selector.Selector
 	doNotTrack, preDNAT, applyOnForward bool
 	ingress, egress                     bool // the directions that it governs
 
-	object   string
-	source   *field.Source
-	specs    []setSource // of its rules
-	selected bool        // it selects an endpoint of this host
-	used     bool        // its sets are declared
+	object string
+	source *field.Source
+	specs  []setSource // of its rules
+
+	matches  int               // how many endpoints of all hosts it selects
+	local    map[*hep]struct{} // the active ones among them
+	declared []setSource
+
+	static, problems []Problem
+	dirty            bool
+	changed          bool
+	old              *Policy // policy at the last Commit, if changed
 }
 
 // compare orders policies: by tier, then by order, those without order last, then by key. Ref:
 // felix/calc/policy_sorter.go, PolKVLess.
 func (p *boundPolicy) compare(q *boundPolicy) int {
-	return cmp.Or(p.tier.compare(q.tier), cmp.Compare(p.order, q.order), strings.Compare(p.key, q.key))
+	return cmp.Or(p.tier.compare(q.tier), cmp.Compare(p.order, q.order), strings.Compare(p.key, q.key),
+		strings.Compare(p.indexKey, q.indexKey))
 }
 
 func orderOf(o *float64) float64 {
@@ -90,64 +153,147 @@ func orderOf(o *float64) float64 {
 	return *o
 }
 
-// readPolicies translates all policies and puts them in order.
-func (rs *resolver) readPolicies() {
-	for _, p := range rs.gnps {
-		rs.check(p)
-		name := hostendpoint.BackendPolicyName(p.Metadata.Name)
-		b := &boundPolicy{
-			key: name, order: orderOf(p.Spec.Order), source: p.Source, object: object(hostendpoint.KindGlobalNetworkPolicy, &p.Metadata),
-			doNotTrack: p.Spec.DoNotTrack, preDNAT: p.Spec.PreDNAT, applyOnForward: p.Spec.ApplyOnForward,
-			policy: &Policy{Kind: hostendpoint.KindGlobalNetworkPolicy, Name: hostendpoint.PolicyDisplayName("", p.Metadata.Name)},
-		}
-		sel, err := effective.GlobalNetworkPolicy(p)
-		rs.bind(b, name, sel, err, p.Spec.Types, "", p.Spec.Ingress, p.Spec.Egress)
+func (rs *Resolver) touchPolicy(p *boundPolicy) {
+	if !p.dirty {
+		p.dirty = true
+		rs.dirtyPolicies = append(rs.dirtyPolicies, p)
 	}
-	for _, p := range rs.nps {
-		rs.check(p)
-		name := hostendpoint.BackendPolicyName(p.Metadata.Name)
-		b := &boundPolicy{
-			key: p.Metadata.Namespace + "/" + name, order: orderOf(p.Spec.Order), source: p.Source, object: object(hostendpoint.KindNetworkPolicy, &p.Metadata),
-			policy: &Policy{Kind: hostendpoint.KindNetworkPolicy, Name: hostendpoint.PolicyDisplayName(p.Metadata.Namespace, p.Metadata.Name)},
-		}
-		sel, err := effective.NetworkPolicy(p)
-		rs.bind(b, name, sel, err, p.Spec.Types, p.Metadata.Namespace, p.Spec.Ingress, p.Spec.Egress)
-	}
-	slices.SortFunc(rs.policies, (*boundPolicy).compare)
 }
 
-func (rs *resolver) bind(b *boundPolicy, storedName string, sel selector.Selector, selErr error, types []hostendpoint.PolicyType, namespace string, in, out []hostendpoint.Rule) {
+func (rs *Resolver) putGlobalNetworkPolicy(p *hostendpoint.GlobalNetworkPolicy) {
+	name := hostendpoint.BackendPolicyName(p.Metadata.Name)
+	b := boundPolicy{
+		key: name, indexKey: policyKey(p.ID()), order: orderOf(p.Spec.Order), source: p.Source, object: object(p),
+		doNotTrack: p.Spec.DoNotTrack, preDNAT: p.Spec.PreDNAT, applyOnForward: p.Spec.ApplyOnForward,
+		policy: &Policy{Kind: hostendpoint.KindGlobalNetworkPolicy, Name: hostendpoint.PolicyDisplayName("", p.Metadata.Name)},
+		static: check(p),
+	}
+	sel, err := effective.GlobalNetworkPolicy(p)
+	rs.bind(&b, name, sel, err, p.Spec.Types, "", p.Spec.Ingress, p.Spec.Egress)
+}
+
+func (rs *Resolver) putNetworkPolicy(p *hostendpoint.NetworkPolicy) {
+	name := hostendpoint.BackendPolicyName(p.Metadata.Name)
+	b := boundPolicy{
+		key: p.Metadata.Namespace + "/" + name, indexKey: policyKey(p.ID()), order: orderOf(p.Spec.Order), source: p.Source, object: object(p),
+		policy: &Policy{Kind: hostendpoint.KindNetworkPolicy, Name: hostendpoint.PolicyDisplayName(p.Metadata.Namespace, p.Metadata.Name)},
+		static: check(p),
+	}
+	sel, err := effective.NetworkPolicy(p)
+	rs.bind(&b, name, sel, err, p.Spec.Types, p.Metadata.Namespace, p.Spec.Ingress, p.Spec.Egress)
+}
+
+// bind translates a policy and puts it in place of the one of its name.
+func (rs *Resolver) bind(b *boundPolicy, storedName string, sel selector.Selector, selErr error, types []hostendpoint.PolicyType, namespace string, in, out []hostendpoint.Rule) {
+	report := func(sev Severity, code, path, message string) {
+		b.static = append(b.static, Problem{Severity: sev, Code: code, Object: b.object, Path: path, Pos: positioned(b.source, path), Message: message})
+	}
 	if selErr != nil {
-		rs.problems.add(Error, "bad-selector", b.object, "spec.selector", b.source.At("spec.selector"), "the policy selects nothing: "+selErr.Error())
-		return
+		report(Error, "bad-selector", "spec.selector", "the policy selects nothing: "+selErr.Error())
+		sel, in, out = selector.Selector{}, nil, nil
 	}
 	// Calico: the tier follows from the stored name, never from spec.tier.
 	tier := hostendpoint.TierOfPolicy(storedName)
-	b.tier = rs.tiers[tier]
-	if b.tier == nil {
-		b.tier = &tierInfo{tier: &Tier{Name: tier}}
-		rs.tiers[tier] = b.tier
-	}
-	if !b.tier.known {
-		rs.problems.add(Warning, "unknown-tier", b.object, "spec.tier", b.source.At("spec.tier"),
-			"there is no tier "+tier+": the policy applies after all tiers that exist, and what it does not decide is denied")
-	}
 	b.selector = sel
 	b.ingress, b.egress = governs(types, len(in) > 0, len(out) > 0)
 	b.policy.Tier, b.policy.Pos = tier, b.source.Pos()
-	t := ruleTranslator{rs: rs, object: b.object, source: b.source, namespace: namespace}
+	t := ruleTranslator{ignoreHTTP: rs.config.IgnoreHTTP, object: b.object, source: b.source, namespace: namespace}
 	b.policy.Ingress = t.rules("spec.ingress", in)
 	b.policy.Egress = t.rules("spec.egress", out)
 	b.specs = t.specs
-	for _, unused := range []struct {
-		path  string
-		rules bool
-	}{{"spec.ingress", len(in) > 0 && !b.ingress}, {"spec.egress", len(out) > 0 && !b.egress}} {
-		if unused.rules {
-			rs.problems.add(Warning, "unused-rules", b.object, unused.path, b.source.At(unused.path), "never used: spec.types does not list this direction")
+	b.static = append(b.static, t.problems...)
+	if len(in) > 0 && !b.ingress {
+		report(Warning, "unused-rules", "spec.ingress", "never used: spec.types does not list this direction")
+	}
+	if len(out) > 0 && !b.egress {
+		report(Warning, "unused-rules", "spec.egress", "never used: spec.types does not list this direction")
+	}
+	rs.putPolicy(b, tier)
+}
+
+// putPolicy puts b in place of the policy of its name, which keeps its identity.
+func (rs *Resolver) putPolicy(b *boundPolicy, tier string) {
+	p := rs.policies[b.indexKey]
+	if p == nil {
+		p = &boundPolicy{indexKey: b.indexKey}
+		rs.policies[b.indexKey] = p
+	}
+	i := rs.tiers[tier]
+	if i == nil {
+		i = &tierInfo{tier: &Tier{Name: tier}}
+		rs.tiers[tier] = i
+	}
+	if i.policies == nil {
+		i.policies = map[*boundPolicy]struct{}{}
+	}
+	i.policies[p] = struct{}{}
+	// A name belongs to one tier for ever, so that the policy cannot come from another one.
+	same := p.tier == i && p.order == b.order && p.doNotTrack == b.doNotTrack && p.preDNAT == b.preDNAT &&
+		p.applyOnForward == b.applyOnForward && p.ingress == b.ingress && p.egress == b.egress
+	p.tier, p.order, p.key = i, b.order, b.key
+	p.doNotTrack, p.preDNAT, p.applyOnForward = b.doNotTrack, b.preDNAT, b.applyOnForward
+	p.ingress, p.egress = b.ingress, b.egress
+	p.object, p.source, p.specs = b.object, b.source, b.specs
+	p.static = rs.problems.replace(p.static, b.static)
+	rs.changePolicy(p, b.policy)
+	for h := range p.local {
+		if same {
+			rs.refreshHep(h)
+		} else {
+			rs.restructure(h)
 		}
 	}
-	rs.policies = append(rs.policies, b)
+	if fresh := p.selector.IsZero(); fresh || !p.selector.Equal(b.selector) {
+		p.selector = b.selector
+		if p.selector.IsZero() {
+			if !fresh {
+				rs.matchAny(rs.index.DeleteSelector(p.indexKey))
+			}
+		} else {
+			rs.matchAny(rs.index.PutSelector(p.indexKey, p.selector))
+		}
+	}
+	rs.touchPolicy(p)
+}
+
+func (rs *Resolver) deletePolicy(key string) {
+	p := rs.policies[key]
+	if p == nil {
+		return
+	}
+	rs.matchAny(rs.index.DeleteSelector(key))
+	delete(rs.policies, key)
+	delete(p.tier.policies, p)
+	rs.tidyTier(p.tier)
+	p.static = rs.problems.replace(p.static, nil)
+	rs.changePolicy(p, nil)
+	p.selector = selector.Selector{}
+	rs.touchPolicy(p)
+}
+
+// changePolicy sets the translated policy, and notes what it was.
+func (rs *Resolver) changePolicy(p *boundPolicy, now *Policy) {
+	if !p.changed {
+		p.changed, p.old = true, p.policy
+		rs.changedPolicies = append(rs.changedPolicies, p)
+	}
+	p.policy = now
+}
+
+// settlePolicy declares the sets of a policy that is asked on this host.
+func (rs *Resolver) settlePolicy(p *boundPolicy) {
+	p.dirty = false
+	var want []setSource
+	if len(p.local) > 0 {
+		want = p.specs
+	}
+	old := p.declared
+	p.declared = want
+	if len(old) == len(want) && (len(old) == 0 || &old[0] == &want[0]) {
+		return
+	}
+	rs.declare(want, p)
+	rs.undeclare(old, p)
 }
 
 // governs returns the directions of a policy, with Calico's default for empty types.

@@ -5,6 +5,7 @@ package policy
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -34,35 +35,70 @@ func (p Problem) String() string {
 	return s + ": " + p.Message
 }
 
-// problems collects Problems; each is kept once.
-type problems struct {
-	list []Problem
-	seen map[Problem]bool
+// CompareProblems orders problems by severity, the worst first, then by object, path, code, message and position.
+func CompareProblems(a, b Problem) int {
+	return cmp.Or(cmp.Compare(a.Severity, b.Severity), strings.Compare(a.Object, b.Object),
+		strings.Compare(a.Path, b.Path), strings.Compare(a.Code, b.Code), strings.Compare(a.Message, b.Message),
+		strings.Compare(a.Pos.File, b.Pos.File), cmp.Compare(a.Pos.Line, b.Pos.Line))
 }
 
-func (ps *problems) add(sev Severity, code, object, path string, pos field.Pos, message string) {
-	p := Problem{Severity: sev, Code: code, Object: object, Path: path, Pos: pos, Message: message}
-	if ps.seen[p] {
-		return
+// problemSet holds the problems that all objects together have. Several objects may have the same; it is there once.
+type problemSet struct {
+	count   map[Problem]int
+	touched map[Problem]bool // since the last Commit, and whether it was there then
+}
+
+// replace takes old problems of an object out and its new ones in. It returns the new ones.
+func (ps *problemSet) replace(old, now []Problem) []Problem {
+	if len(old) == 0 && len(now) == 0 {
+		return nil
 	}
-	if ps.seen == nil {
-		ps.seen = map[Problem]bool{}
+	if ps.count == nil {
+		ps.count, ps.touched = map[Problem]int{}, map[Problem]bool{}
 	}
-	ps.seen[p] = true
-	ps.list = append(ps.list, p)
+	for _, p := range now {
+		ps.touch(p)
+		ps.count[p]++
+	}
+	for _, p := range old {
+		ps.touch(p)
+		if ps.count[p]--; ps.count[p] == 0 {
+			delete(ps.count, p)
+		}
+	}
+	return now
 }
 
-func (ps *problems) sorted() []Problem {
-	slices.SortFunc(ps.list, func(a, b Problem) int {
-		return cmp.Or(cmp.Compare(a.Severity, b.Severity), strings.Compare(a.Object, b.Object),
-			strings.Compare(a.Path, b.Path), strings.Compare(a.Code, b.Code), strings.Compare(a.Message, b.Message))
-	})
-	return ps.list
+func (ps *problemSet) touch(p Problem) {
+	if _, ok := ps.touched[p]; !ok {
+		ps.touched[p] = ps.count[p] > 0
+	}
 }
 
-// check reports what validation finds in an object; the object is used as far as it can be understood.
-func (rs *resolver) check(o hostendpoint.Object) {
+// commit returns the problems that came and went since the last commit, both sorted.
+func (ps *problemSet) commit() (raised, solved []Problem) {
+	for p, before := range ps.touched {
+		switch now := ps.count[p] > 0; {
+		case now && !before:
+			raised = append(raised, p)
+		case before && !now:
+			solved = append(solved, p)
+		}
+	}
+	clear(ps.touched)
+	slices.SortFunc(raised, CompareProblems)
+	slices.SortFunc(solved, CompareProblems)
+	return raised, solved
+}
+
+func (ps *problemSet) sorted() []Problem {
+	return slices.SortedFunc(maps.Keys(ps.count), CompareProblems)
+}
+
+// check returns what validation finds in an object; the object is used as far as it can be understood.
+func check(o hostendpoint.Object) []Problem {
 	errs, warnings := o.Check()
+	var out []Problem
 	report := func(sev Severity, list field.List) {
 		for _, e := range list {
 			msg := e.Reason
@@ -72,15 +108,10 @@ func (rs *resolver) check(o hostendpoint.Object) {
 			if e.Value != "" {
 				msg = fmt.Sprintf("%q: %s", e.Value, msg)
 			}
-			rs.problems.add(sev, "invalid", e.Object, e.Path, e.Pos, msg)
+			out = append(out, Problem{Severity: sev, Code: "invalid", Object: e.Object, Path: e.Path, Pos: e.Pos, Message: msg})
 		}
 	}
 	report(Error, errs)
 	report(Warning, warnings)
-}
-
-func (rs *resolver) missingProfile(name string, owner *hep, i int) {
-	path := fmt.Sprintf("spec.profiles[%d]", i)
-	rs.problems.add(Error, "missing-profile", owner.object, path, owner.obj.Source.At(path),
-		fmt.Sprintf("profile %q does not exist: everything that reaches it is denied", name))
+	return out
 }

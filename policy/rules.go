@@ -5,6 +5,7 @@ package policy
 import (
 	"fmt"
 	"net/netip"
+	"strconv"
 
 	"github.com/hostpolicy/hostpolicy/hostendpoint"
 	"github.com/hostpolicy/hostpolicy/hostendpoint/field"
@@ -14,41 +15,66 @@ import (
 
 // ruleTranslator turns the rules of one object into Rules and collects the sets that they name.
 type ruleTranslator struct {
-	rs        *resolver
-	object    string
-	source    *field.Source
-	namespace string
-	specs     []setSource
+	ignoreHTTP bool
+	object     string
+	source     *field.Source
+	namespace  string
+	specs      []setSource
+	problems   []Problem
+}
+
+// rulePath is the path of a rule. It becomes text only where somebody reads it: most rules have nothing to report.
+type rulePath struct {
+	list  string // "spec.ingress" or "spec.egress"
+	index int
+}
+
+func (p rulePath) String() string { return p.list + "[" + strconv.Itoa(p.index) + "]" }
+
+// pos returns the position of what stands at p and the rest of a path, if positions are known at all.
+func (p rulePath) pos(s *field.Source, rest string) field.Pos {
+	if s == nil {
+		return field.Pos{}
+	}
+	return s.At(p.String() + rest)
 }
 
 // setSource is a set that some rule names.
 type setSource struct {
 	effective.SetSpec
-	object string
-	path   string // of the side that names it
-	pos    field.Pos
-	not    bool
+	rule   rulePath
+	side   string // ".source" or ".destination"
+	source *field.Source
 }
 
-func (t *ruleTranslator) rules(path string, in []hostendpoint.Rule) []Rule {
+// path returns the path of the side that names the set.
+func (x *setSource) path() string { return x.rule.String() + x.side }
+
+func (x *setSource) pos() field.Pos { return x.rule.pos(x.source, x.side) }
+
+func (t *ruleTranslator) add(sev Severity, code string, at rulePath, rest, message string) {
+	t.problems = append(t.problems, Problem{Severity: sev, Code: code, Object: t.object, Path: at.String() + rest, Pos: at.pos(t.source, rest), Message: message})
+}
+
+func (t *ruleTranslator) rules(list string, in []hostendpoint.Rule) []Rule {
 	out := make([]Rule, len(in))
 	for i := range in {
-		p := fmt.Sprintf("%s[%d]", path, i)
+		p := rulePath{list, i}
 		specs := len(t.specs)
 		r, err := t.rule(p, &in[i])
 		if err != nil {
 			// Fail closed: nobody can say what the rule was meant to let through.
 			t.specs = t.specs[:specs]
-			t.rs.problems.add(Error, "bad-rule", t.object, p, t.source.At(p), "the rule denies everything that reaches it: "+err.Error())
+			t.add(Error, "bad-rule", p, "", "the rule denies everything that reaches it: "+err.Error())
 			r = Rule{Action: hostendpoint.Deny}
 		}
-		r.Index, r.Pos = i, t.source.At(p)
+		r.Index, r.Pos = i, p.pos(t.source, "")
 		out[i] = r
 	}
 	return out
 }
 
-func (t *ruleTranslator) rule(path string, in *hostendpoint.Rule) (Rule, error) {
+func (t *ruleTranslator) rule(path rulePath, in *hostendpoint.Rule) (Rule, error) {
 	r := Rule{Action: in.Action}
 	switch in.Action {
 	case hostendpoint.Allow, hostendpoint.Deny, hostendpoint.Log, hostendpoint.Pass:
@@ -56,11 +82,11 @@ func (t *ruleTranslator) rule(path string, in *hostendpoint.Rule) (Rule, error) 
 		return r, fmt.Errorf("unknown action %q", in.Action)
 	}
 	if in.HTTP != nil && len(in.HTTP.Methods)+len(in.HTTP.Paths) > 0 {
-		if t.rs.config.IgnoreHTTP {
-			t.rs.problems.add(Warning, "http-ignored", t.object, path+".http", t.source.At(path+".http"), "HTTP criteria are ignored: the rule matches more than it says")
+		if t.ignoreHTTP {
+			t.add(Warning, "http-ignored", path, ".http", "HTTP criteria are ignored: the rule matches more than it says")
 		} else {
 			r.Never = "a host endpoint cannot see HTTP"
-			t.rs.problems.add(Error, "http-criteria", t.object, path+".http", t.source.At(path+".http"), "the rule never matches on a host endpoint: nothing there sees HTTP")
+			t.add(Error, "http-criteria", path, ".http", "the rule never matches on a host endpoint: nothing there sees HTTP")
 		}
 	}
 	if v := in.IPVersion; v != nil {
@@ -95,10 +121,10 @@ func (t *ruleTranslator) rule(path string, in *hostendpoint.Rule) (Rule, error) 
 	if err != nil {
 		return r, err
 	}
-	if r.Source, err = t.side(path+".source", &in.Source, src); err != nil {
+	if r.Source, err = t.side(path, ".source", &in.Source, src); err != nil {
 		return r, fmt.Errorf("source.%w", err)
 	}
-	if r.Dest, err = t.side(path+".destination", &in.Destination, dst); err != nil {
+	if r.Dest, err = t.side(path, ".destination", &in.Destination, dst); err != nil {
 		return r, fmt.Errorf("destination.%w", err)
 	}
 	if ports := len(in.Source.Ports) + len(in.Source.NotPorts) + len(in.Destination.Ports) + len(in.Destination.NotPorts); ports > 0 && (r.Protocol == nil || !r.Protocol.HasPorts()) {
@@ -107,7 +133,7 @@ func (t *ruleTranslator) rule(path string, in *hostendpoint.Rule) (Rule, error) 
 	return r, nil
 }
 
-func (t *ruleTranslator) side(path string, in *hostendpoint.EntityRule, sets effective.SideSets) (Side, error) {
+func (t *ruleTranslator) side(path rulePath, name string, in *hostendpoint.EntityRule, sets effective.SideSets) (Side, error) {
 	var s Side
 	var err error
 	if s.Nets, err = prefixes(in.Nets); err != nil {
@@ -122,19 +148,19 @@ func (t *ruleTranslator) side(path string, in *hostendpoint.EntityRule, sets eff
 	if s.NotPorts, err = ranges(in.NotPorts); err != nil {
 		return s, fmt.Errorf("notPorts: %w", err)
 	}
-	ids := func(specs []effective.SetSpec, not bool) []string {
+	ids := func(specs []effective.SetSpec) []string {
 		var out []string
 		for _, x := range specs {
-			t.specs = append(t.specs, setSource{SetSpec: x, object: t.object, path: path, pos: t.source.At(path), not: not})
+			t.specs = append(t.specs, setSource{SetSpec: x, rule: path, side: name, source: t.source})
 			out = append(out, x.ID)
 		}
 		return out
 	}
-	s.Sets = ids(sets.Sets, false)
-	s.NotSets = ids(sets.NotSets, true)
+	s.Sets = ids(sets.Sets)
+	s.NotSets = ids(sets.NotSets)
 	// A service excludes ports, so its set can stand in their place.
-	s.NamedPorts = append(ids(sets.NamedPorts, false), ids(sets.Services, false)...)
-	s.NotNamedPorts = ids(sets.NotNamedPorts, true)
+	s.NamedPorts = append(ids(sets.NamedPorts), ids(sets.Services)...)
+	s.NotNamedPorts = ids(sets.NotNamedPorts)
 	return s, nil
 }
 

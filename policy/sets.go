@@ -4,25 +4,32 @@ package policy
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 
 	"github.com/hostpolicy/hostpolicy/hostendpoint"
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
 	"github.com/hostpolicy/hostpolicy/policy/effective"
-	"github.com/hostpolicy/hostpolicy/selector"
 )
 
 // peer is what an endpoint or network set contributes to sets.
 type peer struct {
 	addrs []netip.Prefix
 	ports []peerPort
+	sets  []*set // those whose selectors select it, in no order
 }
 
 type peerPort struct {
 	name     string
 	protocol inet.Protocol
 	port     uint16
+}
+
+// netset is a network set of either kind.
+type netset struct {
+	peer
+	static []Problem
 }
 
 // endpointPeer reads the addresses and ports of a host endpoint. What cannot be read is left out; validation has
@@ -53,75 +60,210 @@ func netPeer(nets []string) peer {
 	return p
 }
 
-// use declares the sets of a policy that is asked on this host.
-func (rs *resolver) use(p *boundPolicy) {
-	if !p.used {
-		p.used = true
-		rs.declare(p.specs)
+func (rs *Resolver) putNetworkSet(key string, o hostendpoint.Object, labels map[string]string, parents []string, nets []string) {
+	n := rs.netsets[key]
+	if n == nil {
+		n = &netset{}
+		rs.netsets[key] = n
+	}
+	n.static = rs.problems.replace(n.static, check(o))
+	rs.setPeer(&n.peer, netPeer(nets), nil)
+	rs.matchAny(rs.index.PutEndpoint(key, labels, parents...))
+}
+
+func (rs *Resolver) deleteNetworkSet(key string) {
+	n := rs.netsets[key]
+	if n == nil {
+		return
+	}
+	rs.matchAny(rs.index.DeleteEndpoint(key))
+	n.static = rs.problems.replace(n.static, nil)
+	delete(rs.netsets, key)
+}
+
+// setPeer gives p the addresses and ports of now. H is the endpoint that p is of; nil for a network set.
+func (rs *Resolver) setPeer(p *peer, now peer, h *hep) {
+	if slices.Equal(p.addrs, now.addrs) && slices.Equal(p.ports, now.ports) {
+		return
+	}
+	old := *p
+	p.addrs, p.ports = now.addrs, now.ports
+	for _, x := range p.sets {
+		rs.contribute(x, p, 1)
+		rs.contribute(x, &old, -1)
+	}
+	if h != nil {
+		rs.touchHep(h)
 	}
 }
 
-func (rs *resolver) declare(specs []setSource) {
-	for _, x := range specs {
-		if rs.sets[x.ID] != nil {
-			continue
-		}
-		s := &Set{ID: x.ID, Ports: x.Kind == effective.NamedPort || x.Kind == effective.Service}
-		switch x.Kind {
-		case effective.Selector, effective.NamedPort:
-			s.Selector = x.Selector.String()
-		case effective.Service, effective.ServiceNoPort:
-			rs.problems.add(Error, "service-match", x.object, x.path+".services", x.pos,
-				"the rule never matches: the endpoints of service "+x.Namespace+"/"+x.Name+" are not known here")
-		}
-		rs.sets[x.ID] = s
-		rs.specs[x.ID] = x
+// set is a set that rules in use name.
+type set struct {
+	effective.SetSpec
+	refs     int
+	owners   map[*boundPolicy]int // policies among those who name it, and how often
+	members  map[Member]int32     // and how many contribute each
+	loopback int                  // how many members overlap loopback addresses
+	empty    bool                 // as the owners know it
+	value    *Set                 // nil if it is out of date
+
+	indexed bool // it was put into the index
+	dirty   bool
+	changed bool
+	known   bool            // it was there at the last Commit
+	touched map[Member]bool // since then, if it was, and whether the member was there
+}
+
+func (rs *Resolver) touchSet(x *set) {
+	if !x.dirty {
+		x.dirty = true
+		rs.dirtySets = append(rs.dirtySets, x)
 	}
 }
 
-// fillSets computes the members of all declared sets. Ref: felix/labelindex/named_port_index.go.
-func (rs *resolver) fillSets() {
-	for id, s := range rs.sets {
-		x := rs.specs[id]
-		if x.Kind != effective.Selector && x.Kind != effective.NamedPort {
-			continue
-		}
-		for _, h := range rs.heps {
-			if !x.Selector.Matches(selector.MapLabels(h.labels)) {
-				continue
-			}
-			if len(h.addrs) == 0 {
-				rs.problems.add(Warning, "peer-without-ips", h.object, "spec.expectedIPs", h.obj.Source.At("spec"),
-					"rules select it, but without expectedIPs no address of it is known: they do not match its traffic")
-			}
-			s.Members = appendMembers(s.Members, &x, &h.peer)
-		}
-		for _, n := range rs.netsets {
-			if x.Selector.Matches(selector.MapLabels(n.labels)) {
-				s.Members = appendMembers(s.Members, &x, &n.peer)
-			}
-		}
-		slices.SortFunc(s.Members, compareMembers)
-		s.Members = slices.Compact(s.Members)
+func (rs *Resolver) changeSet(x *set) {
+	x.value = nil
+	if !x.changed {
+		x.changed = true
+		rs.changedSets = append(rs.changedSets, x)
 	}
 }
 
-func appendMembers(ms []Member, x *setSource, p *peer) []Member {
+// declare adds references to sets, which a policy or (if owner is nil) a profile makes.
+func (rs *Resolver) declare(specs []setSource, owner *boundPolicy) {
+	for i := range specs {
+		id := specs[i].ID
+		x := rs.sets[id]
+		if x == nil {
+			x = &set{SetSpec: specs[i].SetSpec, owners: map[*boundPolicy]int{}, members: map[Member]int32{}}
+			rs.sets[id] = x
+		}
+		if x.refs == 0 {
+			rs.touchSet(x)
+			rs.changeSet(x)
+		}
+		x.refs++
+		if owner != nil {
+			if x.owners[owner]++; x.owners[owner] == 1 {
+				rs.touchPolicy(owner)
+			}
+		}
+	}
+}
+
+func (rs *Resolver) undeclare(specs []setSource, owner *boundPolicy) {
+	for i := range specs {
+		x := rs.sets[specs[i].ID]
+		x.refs--
+		if owner != nil {
+			if x.owners[owner]--; x.owners[owner] == 0 {
+				delete(x.owners, owner)
+			}
+		}
+		if x.refs == 0 {
+			rs.touchSet(x)
+			rs.changeSet(x)
+		}
+	}
+}
+
+// settleSet computes the members of a set that is new, and forgets those of one that nobody names any more.
+// Ref: felix/labelindex/named_port_index.go.
+func (rs *Resolver) settleSet(x *set) {
+	x.dirty = false
+	if x.Kind == effective.Selector || x.Kind == effective.NamedPort {
+		switch {
+		case x.refs > 0 && !x.indexed:
+			x.indexed = true
+			rs.matchAny(rs.index.PutSelector(x.ID, x.Selector))
+		case x.refs == 0 && x.indexed:
+			x.indexed = false
+			rs.matchAny(rs.index.DeleteSelector(x.ID))
+		}
+	}
+	if empty := len(x.members) == 0; empty != x.empty {
+		x.empty = empty
+		for p := range x.owners {
+			rs.touchPolicy(p)
+		}
+	}
+}
+
+// matchSet notes that a set begins or ceases to select a peer. H is the endpoint that it is of; nil for a network set.
+func (rs *Resolver) matchSet(x *set, p *peer, h *hep, match bool) {
+	n := len(p.sets)
+	if match {
+		p.sets = append(p.sets, x)
+		rs.contribute(x, p, 1)
+	} else {
+		p.sets = without(p.sets, x)
+		rs.contribute(x, p, -1)
+	}
+	if h != nil && len(p.addrs) == 0 && (n == 0) != (len(p.sets) == 0) {
+		rs.touchHep(h)
+	}
+}
+
+// contribute adds what p contributes to x, or takes it away.
+func (rs *Resolver) contribute(x *set, p *peer, n int32) {
 	if x.Kind == effective.Selector {
 		for _, a := range p.addrs {
-			ms = append(ms, Member{Prefix: a})
+			rs.count(x, Member{Prefix: a}, n)
 		}
-		return ms
+		return
 	}
 	for _, port := range p.ports {
 		if port.name != x.PortName || port.protocol != x.Protocol {
 			continue
 		}
 		for _, a := range p.addrs {
-			ms = append(ms, Member{Prefix: a, Protocol: port.protocol, Port: port.port})
+			rs.count(x, Member{Prefix: a, Protocol: port.protocol, Port: port.port}, n)
 		}
 	}
-	return ms
+}
+
+func (rs *Resolver) count(x *set, m Member, n int32) {
+	before := x.members[m]
+	now := before + n
+	if now > 0 {
+		x.members[m] = now
+	} else {
+		delete(x.members, m)
+	}
+	if (before > 0) == (now > 0) {
+		return
+	}
+	if x.known {
+		if x.touched == nil {
+			x.touched = map[Member]bool{}
+		}
+		if _, ok := x.touched[m]; !ok {
+			x.touched[m] = before > 0
+		}
+	}
+	rs.changeSet(x)
+	if (len(x.members) == 0) != x.empty {
+		rs.touchSet(x)
+	}
+	if isLoopback(m.Prefix) {
+		x.loopback += int(now) - int(before)
+		rs.dirtyLoopback = true
+	}
+}
+
+// get returns the set as Snapshots have it.
+func (x *set) get() *Set {
+	if x.value == nil {
+		s := &Set{ID: x.ID, Ports: x.Kind.HasPorts()}
+		if x.Kind == effective.Selector || x.Kind == effective.NamedPort {
+			s.Selector = x.Selector.String()
+		}
+		if len(x.members) > 0 {
+			s.Members = slices.SortedFunc(maps.Keys(x.members), compareMembers)
+		}
+		x.value = s
+	}
+	return x.value
 }
 
 func compareMembers(a, b Member) int {
