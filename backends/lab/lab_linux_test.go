@@ -471,7 +471,9 @@ func TestAWrongRuleIsFound(t *testing.T) {
 	for s := range uint64(12) {
 		c := policytest.Generate(500+s, policytest.Size{Packets: 100})
 		askEvaluator(t, c)
-		i := slices.IndexFunc(c.Packets, func(p policytest.Packet) bool { return p.By.Kind == flow.OriginPolicy && p.By.Stage == flow.StageNormal })
+		i := slices.IndexFunc(c.Packets, func(p policytest.Packet) bool {
+			return p.By.Kind == flow.OriginPolicy && p.By.Stage == flow.StageNormal
+		})
 		if i < 0 {
 			continue
 		}
