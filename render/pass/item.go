@@ -85,7 +85,7 @@ type ref uint32
 
 const maxItems = 1 << (32 - numDims)
 
-func (r ref) index() int      { return int(r >> numDims) }
+func (r ref) index() int       { return int(r >> numDims) }
 func (r ref) knows(d dim) bool { return r>>d&1 != 0 }
 func (r ref) know(d dim) ref   { return r | 1<<d }
 

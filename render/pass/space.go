@@ -216,7 +216,10 @@ func constant(t ir.Term) (dim, valueSet, bool) {
 			return 0, s, false
 		}
 		for _, p := range t.Prefixes {
-			for _, i := range ir.AddrPrefix(p) {
+			if !p.IsValid() {
+				return 0, s, false
+			}
+			for _, i := range ir.AddrPrefix(p.Masked()) {
 				s.spans = append(s.spans, span{numOf(i.Lo), numOf(i.Hi)})
 			}
 		}

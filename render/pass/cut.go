@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pass
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
+	"github.com/hostpolicy/hostpolicy/policy/ir"
+)
+
+// allPorts is every port. Rendered, a test for it is one for the protocols that have ports.
+var allPorts = []inet.PortRange{{Max: 65535}}
+
+// cell is a range of values with the narrow rules that hold all of it, by their positions in the list.
+type cell struct {
+	span
+	narrow []int32
+}
+
+// cut is a list taken apart by the values of one field.
+type cut struct {
+	dim   dim
+	cells []cell  // sorted, disjoint, each with a rule
+	wide  []int32 // positions of the rules that stand apart from cells; all that match packets without the field are
+}
+
+// maxCopies is how many cells a narrow rule is in, on average.
+const maxCopies = 4
+
+// bestCut returns the cut that leaves the fewest rules to look at; false if looking at all of them costs less.
+func (t *tree) bestCut(list []ref) (*cut, bool) {
+	var best *draft
+	for d := range numDims {
+		if c := t.draft(list, d); c != nil && (best == nil || c.score < best.score) {
+			best = c
+		}
+	}
+	if best == nil || best.score+switchCost >= float64(len(list)) {
+		return nil, false
+	}
+	return t.cut(list, best), true
+}
+
+// draft is a cut before its cells are made.
+type draft struct {
+	dim    dim
+	points []num // where cells begin; values before the first are in none
+	narrow []int32
+	score  float64 // the mean number of rules in a cell
+}
+
+func (t *tree) draft(list []ref, d dim) *draft {
+	c := &draft{dim: d}
+	for i, r := range list {
+		s := t.set(r, d)
+		if s == nil || s.absent || len(s.spans) == 0 {
+			continue
+		}
+		c.narrow = append(c.narrow, int32(i))
+		for _, x := range s.spans {
+			c.points = append(c.points, x.lo)
+			if x.hi != d.top() {
+				c.points = append(c.points, x.hi.next())
+			}
+		}
+	}
+	if len(c.narrow) < 2 {
+		return nil
+	}
+	slices.SortFunc(c.points, num.compare)
+	c.points = slices.Compact(c.points)
+	widths := make([]int, len(c.narrow))
+	copies := 0
+	for i, at := range c.narrow {
+		for _, x := range t.set(list[at], d).spans {
+			lo, hi := c.cells(x)
+			widths[i] += hi - lo
+		}
+		copies += widths[i]
+	}
+	if limit := maxCopies * len(c.narrow); copies > limit {
+		order := make([]int, len(c.narrow))
+		for i := range order {
+			order[i] = i
+		}
+		slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(widths[b], widths[a]) })
+		for _, i := range order {
+			if copies <= limit {
+				break
+			}
+			copies -= widths[i]
+			c.narrow[i] = -1
+		}
+		c.narrow = slices.DeleteFunc(c.narrow, func(i int32) bool { return i < 0 })
+	}
+	c.score = float64(len(list)-len(c.narrow)) + float64(copies)/float64(len(c.points))
+	return c
+}
+
+// cells returns the half-open range of cells that a span is.
+func (c *draft) cells(x span) (lo, hi int) {
+	lo, _ = slices.BinarySearchFunc(c.points, x.lo, num.compare)
+	if x.hi == c.dim.top() {
+		return lo, len(c.points)
+	}
+	hi, _ = slices.BinarySearchFunc(c.points, x.hi.next(), num.compare)
+	return lo, hi
+}
+
+func (t *tree) cut(list []ref, from *draft) *cut {
+	c := &cut{dim: from.dim}
+	lists := make([][]int32, len(from.points))
+	next := 0
+	for i := range list {
+		if next == len(from.narrow) || from.narrow[next] != int32(i) {
+			c.wide = append(c.wide, int32(i))
+			continue
+		}
+		next++
+		for _, x := range t.set(list[i], from.dim).spans {
+			lo, hi := from.cells(x)
+			for k := lo; k < hi; k++ {
+				lists[k] = append(lists[k], int32(i))
+			}
+		}
+	}
+	for k, l := range lists {
+		if len(l) == 0 {
+			continue
+		}
+		hi := from.dim.top()
+		if k+1 < len(from.points) {
+			hi = from.points[k+1].prev()
+		}
+		if n := len(c.cells); n > 0 && c.cells[n-1].hi.next() == from.points[k] && slices.Equal(c.cells[n-1].narrow, l) {
+			c.cells[n-1].hi = hi
+			continue
+		}
+		c.cells = append(c.cells, cell{span{from.points[k], hi}, l})
+	}
+	return c
+}
+
+// refs returns the rules at the positions.
+func refs(list []ref, at []int32) []ref {
+	out := make([]ref, len(at))
+	for i, a := range at {
+		out[i] = list[a]
+	}
+	return out
+}
+
+// merge appends the narrow rules of a cell and the wide ones, in order.
+func (c *cut) merge(out, list []ref, cell *cell) []ref {
+	w := 0
+	for _, a := range cell.narrow {
+		for w < len(c.wide) && c.wide[w] < a {
+			out = append(out, list[c.wide[w]])
+			w++
+		}
+		out = append(out, list[a])
+	}
+	for ; w < len(c.wide); w++ {
+		out = append(out, list[c.wide[w]])
+	}
+	return out
+}
+
+// pieces holds the wide rules of a cut, so that any range of them is a few calls.
+type pieces struct {
+	t    *tree
+	wide []ref
+	b    budget
+}
+
+// cover appends the steps for the wide rules from a up to b.
+func (p *pieces) cover(steps []step, a, b int) []step {
+	for a < b {
+		size := chunk
+		if a%chunk != 0 || a+chunk > b {
+			steps = append(steps, p.t.ruleStep(p.wide[a]))
+			a++
+			continue
+		}
+		for a%(2*size) == 0 && a+2*size <= b {
+			size *= 2
+		}
+		if a == 0 && b == len(p.wide) {
+			size = b
+		}
+		n := len(p.wide)
+		id := p.t.block(p.wide[a:a+size], budget{p.b.rules * size / n, p.b.paths * size / n, p.b.depth})
+		if id != "" {
+			steps = append(steps, step{Step: ir.Call{Block: id}})
+		}
+		a += size
+	}
+	return steps
+}
+
+// composed returns the steps of a cell: its narrow rules, and the pieces of wide rules between them.
+func (t *tree) composed(list []ref, c *cut, cell *cell, p *pieces, b budget) []step {
+	var steps []step
+	w := 0
+	for i := 0; i < len(cell.narrow); {
+		from := w
+		for w < len(c.wide) && c.wide[w] < cell.narrow[i] {
+			w++
+		}
+		steps = p.cover(steps, from, w)
+		j := i + 1
+		for j < len(cell.narrow) && (w == len(c.wide) || cell.narrow[j] < c.wide[w]) {
+			j++
+		}
+		run := t.within(nil, refs(list, cell.narrow[i:j]), c.dim, cell.span)
+		steps = append(steps, t.node(run, b)...)
+		if len(run) > 0 && t.always(run[len(run)-1]) {
+			return steps
+		}
+		i = j
+	}
+	return p.cover(steps, w, len(c.wide))
+}
