@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hostpolicy/hostpolicy/backends"
+	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
 	render "github.com/hostpolicy/hostpolicy/render/nftables"
 )
@@ -101,7 +102,7 @@ func (b *Backend) Apply(ctx context.Context, p *ir.Program, m ir.Members) (backe
 		return backends.Receipt{}, err
 	}
 	if b.last != nil && b.last.program == p && !b.last.suspect {
-		return b.commitMembers(ctx, start, b.membersChanges(m), m.Set)
+		return b.commitMembers(ctx, start, b.membersChanges(m), &m)
 	}
 	rules, err := render.Render(p, m, b.opts.Render)
 	if err != nil {
@@ -213,8 +214,9 @@ func (b *Backend) whole(r *render.Ruleset) (*batch, error) {
 	t.delTable()
 	t.newTable()
 	for i := range r.Sets {
-		t.newSet(&r.Sets[i])
-		t.setElements(unix.NFT_MSG_NEWSETELEM, r.Sets[i].Name, r.Sets[i].Kind, r.Sets[i].Elements)
+		if err := t.newSet(&r.Sets[i]); err != nil {
+			return nil, err
+		}
 	}
 	for i := range r.Chains {
 		t.newChain(&r.Chains[i])
@@ -250,8 +252,9 @@ func (b *Backend) incremental(ctx context.Context, c *render.Changes, r *render.
 	}
 	t := newBatch(b.opts.Render.Table, 1<<14, b.sock.seq, 0)
 	for _, s := range c.NewSets {
-		t.newSet(s)
-		t.setElements(unix.NFT_MSG_NEWSETELEM, s.Name, s.Kind, s.Elements)
+		if err := t.newSet(s); err != nil {
+			return nil, err
+		}
 	}
 	for _, ch := range c.NewChains {
 		t.newChain(ch)
@@ -286,8 +289,8 @@ func (b *Backend) incremental(ctx context.Context, c *render.Changes, r *render.
 		t.delChain(ch.Name)
 	}
 	for _, e := range c.Elements {
-		t.setElements(unix.NFT_MSG_DELSETELEM, e.Set.Name, e.Set.Kind, e.Removed)
-		t.setElements(unix.NFT_MSG_NEWSETELEM, e.Set.Name, e.Set.Kind, e.Added)
+		t.setElements(unix.NFT_MSG_DELSETELEM, e.Set, e.Removed)
+		t.setElements(unix.NFT_MSG_NEWSETELEM, e.Set, e.Added)
 	}
 	for _, s := range c.OldSets {
 		t.delSet(s)
@@ -345,12 +348,15 @@ func (b *Backend) take(ctx context.Context, p *ir.Program, r *render.Ruleset, m 
 	a := &applied{program: p, rules: r, structure: r.StructureHash(), sets: make(map[ir.SetID]*appliedSet, len(r.Sets))}
 	for i := range r.Sets {
 		s := &r.Sets[i]
+		if s.Values != nil {
+			continue
+		}
 		as := a.sets[s.ID]
 		if as == nil {
 			as = &appliedSet{source: m.Set(s.ID), known: true}
 			a.sets[s.ID] = as
 		}
-		as.families = append(as.families, &familySet{s, newStore(s.Kind, normal(as.source, s))})
+		as.families = append(as.families, &familySet{s, newStore(s, normal(as.source, s))})
 		for _, e := range s.Elements {
 			a.sum.Add(s.Name, e)
 		}
@@ -409,15 +415,20 @@ func (b *Backend) membersChanges(m ir.Members) ir.MembersChanges {
 	return cs
 }
 
-// commitMembers changes elements of sets. Source returns the members that a set has afterwards; nil if nobody knows.
-func (b *Backend) commitMembers(ctx context.Context, start time.Time, cs ir.MembersChanges, source func(ir.SetID) []ir.Element) (backends.Receipt, error) {
+// commitMembers changes elements of sets. All are the members afterwards; nil if only the backend knows them.
+func (b *Backend) commitMembers(ctx context.Context, start time.Time, cs ir.MembersChanges, all *ir.Members) (backends.Receipt, error) {
 	type change struct {
 		f              *familySet
 		added, removed []ir.Element // of the kernel
 	}
 	var changes []change
 	var undo []func() // what takes the stores back to what the kernel has
-	n := 0
+	takeBack := func() {
+		for _, f := range slices.Backward(undo) {
+			f()
+		}
+	}
+	n, otherType := 0, false
 	for _, c := range cs {
 		s := b.last.sets[c.ID]
 		if s == nil {
@@ -431,14 +442,26 @@ func (b *Backend) commitMembers(ctx context.Context, start time.Time, cs ir.Memb
 				changes = append(changes, change{f, added, removed})
 				n += len(added) + len(removed)
 			}
+			otherType = otherType || f.set.Kind == ir.SetOfPrefixes && f.store.exact() != f.set.Exact
 		}
+	}
+	if otherType { // the rules name other sets then
+		if all == nil {
+			all = b.members()
+		}
+		takeBack()
+		rules, err := render.Render(b.last.program, *all, b.opts.Render)
+		if err != nil {
+			return backends.Receipt{}, err
+		}
+		return b.commitRules(ctx, start, b.last.program, rules, *all)
 	}
 	rendered := time.Now()
 	if n > 0 {
 		t := newBatch(b.opts.Render.Table, 1<<10+64*n, b.sock.seq, 0)
 		for _, c := range changes {
-			t.setElements(unix.NFT_MSG_DELSETELEM, c.f.set.Name, c.f.set.Kind, c.removed)
-			t.setElements(unix.NFT_MSG_NEWSETELEM, c.f.set.Name, c.f.set.Kind, c.added)
+			t.setElements(unix.NFT_MSG_DELSETELEM, c.f.set, c.removed)
+			t.setElements(unix.NFT_MSG_NEWSETELEM, c.f.set, c.added)
 		}
 		b.finish(t)
 		err := ctx.Err()
@@ -456,9 +479,7 @@ func (b *Backend) commitMembers(ctx context.Context, start time.Time, cs ir.Memb
 			}
 		}
 		if err != nil {
-			for _, f := range slices.Backward(undo) {
-				f()
-			}
+			takeBack()
 			return backends.Receipt{}, b.failed(err)
 		}
 	}
@@ -473,9 +494,9 @@ func (b *Backend) commitMembers(ctx context.Context, start time.Time, cs ir.Memb
 	}
 	for _, c := range cs {
 		if s := b.last.sets[c.ID]; s != nil {
-			s.source, s.known = nil, source != nil
+			s.source, s.known = nil, all != nil
 			if s.known {
-				s.source = source(c.ID)
+				s.source = all.Set(c.ID)
 			}
 		}
 	}
@@ -483,6 +504,20 @@ func (b *Backend) commitMembers(ctx context.Context, start time.Time, cs ir.Memb
 		b.last.kernel = b.generation(ctx)
 	}
 	return b.receipt(start, rendered, committed, n), nil
+}
+
+// members returns what the stores hold.
+func (b *Backend) members() *ir.Members {
+	var m ir.Members
+	for id, s := range b.last.sets {
+		sm := ir.SetMembers{ID: id}
+		for _, f := range s.families {
+			sm.Elements = append(sm.Elements, f.store.all...)
+		}
+		m.Sets = append(m.Sets, sm)
+	}
+	m = m.Canonical()
+	return &m
 }
 
 // update changes the members of a set and notes in d what it means for the kernel. It returns what really came and
@@ -503,7 +538,7 @@ func (f *familySet) update(added, removed []ir.Element, d delta) (in, out []ir.E
 
 // diff returns what the members in have more and less than the store. It looks closely only where they differ.
 func (f *familySet) diff(in []ir.Element) (added, removed []ir.Element) {
-	four, j := f.set.Family == 4, 0
+	four, j := f.set.Family == inet.IPv4, 0
 	all := f.store.all
 	for _, e := range in {
 		if j < len(all) && e == all[j] {
@@ -523,7 +558,7 @@ func (f *familySet) diff(in []ir.Element) (added, removed []ir.Element) {
 
 func (f *familySet) normal(e ir.Element) (ir.Element, bool) {
 	e, ok := render.Normal(e, f.set.Kind)
-	return e, ok && e.Prefix.Addr().Is4() == (f.set.Family == 4)
+	return e, ok && e.Prefix.Addr().Is4() == (f.set.Family == inet.IPv4)
 }
 
 // Teardown implements backends.Backend.

@@ -194,47 +194,23 @@ func (b *batch) anonymousSet(e render.Expr, o object) error {
 	o.kind = objAnonymous
 	switch e := e.(type) {
 	case render.InNumbers:
-		rs := render.MaskRanges(e.Mask)
-		if len(rs) < 2 {
+		if len(render.MaskRanges(e.Mask)) < 2 {
 			return nil
 		}
-		s := b.newAnonymous([]render.Key{e.Key}, false, anyRange(rs, func(r [2]uint8) bool { return r[0] != r[1] }), len(rs), o)
-		for _, r := range rs {
-			s.number(1, uint64(r[0]), uint64(r[1]), render.Verdict{})
-		}
-		s.done()
 	case render.InPorts:
 		if len(e.Ranges) < 2 {
 			return nil
 		}
-		s := b.newAnonymous([]render.Key{e.Key}, false, anyRange(e.Ranges, func(r inet.PortRange) bool { return r.Min != r.Max }), len(e.Ranges), o)
-		for _, r := range e.Ranges {
-			s.number(2, uint64(r.Min), uint64(r.Max), render.Verdict{})
-		}
-		s.done()
 	case render.InPrefixes:
 		if len(e.Prefixes) < 2 {
 			return nil
 		}
-		s := b.newAnonymous([]render.Key{e.Key}, false, anyRange(e.Prefixes, func(p netip.Prefix) bool { return !p.IsSingleIP() }), len(e.Prefixes), o)
-		for _, p := range e.Prefixes {
-			lo, hi := bounds(p)
-			s.interval(lo, hi, render.Verdict{}, "")
-		}
-		s.done()
 	case render.InNames:
 		if len(e.Names) < 2 {
 			return nil
 		}
-		s := b.newAnonymous([]render.Key{e.Key}, false, false, len(e.Names), o)
-		for _, n := range e.Names {
-			v, _ := ir.Name(n)
-			s.interval(v[:], v[:], render.Verdict{}, "")
-		}
-		s.done()
 	case render.VerdictMap:
-		ranges := e.Ranges()
-		s := b.newAnonymous(e.Keys, true, ranges, len(e.Cases), o)
+		s := b.newConstant("", e.Keys, true, e.Ranges(), len(e.Cases), o)
 		var lo, hi [64]byte
 		for i := range e.Cases {
 			c := &e.Cases[i]
@@ -253,17 +229,48 @@ func (b *batch) anonymousSet(e render.Expr, o object) error {
 			s.interval(l, h, c.Verdict, c.Comment)
 		}
 		s.done()
+		return nil
+	default:
+		return nil
 	}
-	return nil
+	return b.listSet("", e, o)
 }
 
-func anyRange[T any](s []T, isRange func(T) bool) bool {
-	for _, v := range s {
-		if isRange(v) {
-			return true
+// listSet writes a constant set for the list that a test is about; one without name is anonymous.
+func (b *batch) listSet(name string, e render.Expr, o object) error {
+	ranges := render.HasRanges(e)
+	switch e := e.(type) {
+	case render.InNumbers:
+		rs := render.MaskRanges(e.Mask)
+		s := b.newConstant(name, []render.Key{e.Key}, false, ranges, len(rs), o)
+		for _, r := range rs {
+			s.number(1, uint64(r[0]), uint64(r[1]))
 		}
+		s.done()
+	case render.InPorts:
+		s := b.newConstant(name, []render.Key{e.Key}, false, ranges, len(e.Ranges), o)
+		for _, r := range e.Ranges {
+			s.number(2, uint64(r.Min), uint64(r.Max))
+		}
+		s.done()
+	case render.InPrefixes:
+		s := b.newConstant(name, []render.Key{e.Key}, false, ranges, len(e.Prefixes), o)
+		for _, p := range e.Prefixes {
+			lo, hi := bounds(p)
+			s.interval(lo, hi, render.Verdict{}, "")
+		}
+		s.done()
+	case render.InNames:
+		s := b.newConstant(name, []render.Key{e.Key}, false, ranges, len(e.Names), o)
+		for _, n := range e.Names {
+			v, _ := ir.Name(n)
+			s.interval(v[:], v[:], render.Verdict{}, "")
+		}
+		s.done()
+	default:
+		return fmt.Errorf("nftables: %s of %T", o, e)
 	}
-	return false
+	return nil
 }
 
 // keyBytes appends a value as the kernel has it in registers.
@@ -300,20 +307,27 @@ func bounds(p netip.Prefix) (lo, hi []byte) {
 	return lo, hi
 }
 
-// anonymous writes an anonymous set: elements come in order.
-type anonymous struct {
+// constant writes a constant set: elements come in order.
+type constant struct {
 	elements
 	ranges, concat, verdicts bool
-	first                    bool
+	named, first             bool
 	end                      []byte // one behind the last element, if it has to be written
 }
 
-// newAnonymous starts an anonymous set of n cases.
-func (b *batch) newAnonymous(keys []render.Key, verdicts, ranges bool, n int, o object) *anonymous {
+// newConstant starts a constant set of n cases. One without name is anonymous.
+func (b *batch) newConstant(name string, keys []render.Key, verdicts, ranges bool, n int, o object) *constant {
 	b.sets++
-	flags := uint32(unix.NFT_SET_ANONYMOUS | unix.NFT_SET_CONSTANT)
+	flags := uint32(unix.NFT_SET_CONSTANT)
+	named := name != ""
+	if !named {
+		flags |= unix.NFT_SET_ANONYMOUS
+		name = "__set%d"
+		if verdicts {
+			name = "__map%d"
+		}
+	}
 	concat := len(keys) > 1
-	name := "__set%d"
 	if ranges {
 		flags |= unix.NFT_SET_INTERVAL
 		if concat {
@@ -324,7 +338,6 @@ func (b *batch) newAnonymous(keys []render.Key, verdicts, ranges bool, n int, o 
 	}
 	if verdicts {
 		flags |= unix.NFT_SET_MAP
-		name = "__map%d"
 	}
 	b.start(unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE, o)
 	b.str(unix.NFTA_SET_TABLE, b.table)
@@ -351,7 +364,7 @@ func (b *batch) newAnonymous(keys []render.Key, verdicts, ranges bool, n int, o 
 	b.close(desc)
 	b.byteorder(keys, "")
 	b.end()
-	s := &anonymous{ranges: ranges, concat: concat, verdicts: verdicts, first: true}
+	s := &constant{ranges: ranges, concat: concat, verdicts: verdicts, named: named, first: true}
 	s.elements = elements{b: b, typ: unix.NFT_MSG_NEWSETELEM, name: name, id: b.sets, object: o}
 	return s
 }
@@ -379,17 +392,17 @@ func (b *batch) byteorder(keys []render.Key, comment string) {
 	b.pad()
 }
 
-func (s *anonymous) number(size int, lo, hi uint64, v render.Verdict) {
+func (s *constant) number(size int, lo, hi uint64) {
 	var l, h [8]byte
 	for i := range size {
 		l[i], h[i] = byte(lo>>(8*(size-1-i))), byte(hi>>(8*(size-1-i)))
 	}
-	s.interval(l[:size], h[:size], v, "")
+	s.interval(l[:size], h[:size], render.Verdict{}, "")
 }
 
 // interval writes one case. Intervals of one field are written as the points where they begin and end; points that
 // belong to no interval end one.
-func (s *anonymous) interval(lo, hi []byte, v render.Verdict, comment string) {
+func (s *constant) interval(lo, hi []byte, v render.Verdict, comment string) {
 	switch {
 	case !s.ranges:
 		s.add(lo, nil, 0, s.verdict(v), comment, false)
@@ -399,27 +412,31 @@ func (s *anonymous) interval(lo, hi []byte, v render.Verdict, comment string) {
 		if s.first && !zero(lo) {
 			s.add(make([]byte, len(lo)), nil, nftSetElemIntervEnd, nil, "", false)
 		}
-		if s.end != nil && string(s.end) != string(lo) {
+		adjacent := s.end != nil && string(s.end) == string(lo)
+		if s.end != nil && (!adjacent || s.named) {
 			s.add(s.end, nil, nftSetElemIntervEnd, nil, "", false)
 		}
 		end, ok := next(hi)
-		s.end = end
 		if !ok {
-			s.end = nil
+			end = nil
+		}
+		s.end = end
+		if adjacent && !s.named && !s.verdicts {
+			break // one interval, for a set without name
 		}
 		s.add(lo, nil, 0, s.verdict(v), comment, !ok)
 	}
 	s.first = false
 }
 
-func (s *anonymous) verdict(v render.Verdict) *render.Verdict {
+func (s *constant) verdict(v render.Verdict) *render.Verdict {
 	if !s.verdicts {
 		return nil
 	}
 	return &v
 }
 
-func (s *anonymous) done() {
+func (s *constant) done() {
 	if s.end != nil {
 		s.add(s.end, nil, nftSetElemIntervEnd, nil, "", false)
 	}
@@ -545,14 +562,20 @@ func setKeys(s *render.Set) []render.Key {
 	return keysEndpoint6
 }
 
-func (b *batch) newSet(s *render.Set) {
+// newSet adds a set with its elements.
+func (b *batch) newSet(s *render.Set) error {
+	o := object{kind: objSet, name: s.Name}
+	b.changes++
+	if s.Values != nil {
+		return b.listSet(s.Name, s.Values, o)
+	}
 	keys := setKeys(s)
 	b.sets++
-	b.start(unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE, object{kind: objSet, name: s.Name})
+	b.start(unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE, o)
 	b.str(unix.NFTA_SET_TABLE, b.table)
 	b.str(unix.NFTA_SET_NAME, s.Name)
 	flags := uint32(0)
-	if s.Kind == ir.SetOfPrefixes {
+	if s.Kind == ir.SetOfPrefixes && !s.Exact {
 		flags = unix.NFT_SET_INTERVAL
 	}
 	b.u32(unix.NFTA_SET_FLAGS, flags)
@@ -561,7 +584,8 @@ func (b *batch) newSet(s *render.Set) {
 	b.u32(unix.NFTA_SET_ID, b.sets)
 	b.byteorder(keys, s.Comment)
 	b.end()
-	b.changes++
+	b.setElements(unix.NFT_MSG_NEWSETELEM, s, s.Elements)
+	return nil
 }
 
 func (b *batch) delSet(name string) {
@@ -572,26 +596,35 @@ func (b *batch) delSet(name string) {
 	b.changes++
 }
 
-// setElements adds elements to a named set, or takes them out of it.
-func (b *batch) setElements(typ uint16, set string, kind ir.SetKind, es []ir.Element) {
-	s := elements{b: b, typ: typ, name: set, object: object{kind: objElements, name: set}}
-	var key [24]byte
+// setElements adds elements to a set of members, or takes them out of it.
+func (b *batch) setElements(typ uint16, set *render.Set, es []ir.Element) {
+	s := elements{b: b, typ: typ, name: set.Name, object: object{kind: objElements, name: set.Name}}
 	for _, e := range es {
-		if kind == ir.SetOfPrefixes {
-			lo, hi := bounds(e.Prefix)
-			end, ok := next(hi)
-			s.add(lo, nil, 0, nil, "", !ok)
-			if ok {
-				s.add(end, nil, nftSetElemIntervEnd, nil, "", false)
-			}
-			continue
+		key, end := elementKeys(set, e)
+		s.add(key, nil, 0, nil, "", !set.Exact && set.Kind == ir.SetOfPrefixes && end == nil)
+		if end != nil {
+			s.add(end, nil, nftSetElemIntervEnd, nil, "", false)
 		}
-		k := append(key[:0], e.Prefix.Addr().AsSlice()...)
-		k = append(k, byte(e.Protocol), 0, 0, 0, byte(e.Port>>8), byte(e.Port), 0, 0)
-		s.add(k, nil, 0, nil, "", false)
 	}
 	s.done()
 	b.changes += len(es)
+}
+
+// elementKeys returns the key of an element in the kernel, and the one behind its end if the set is one of intervals
+// and there is one.
+func elementKeys(set *render.Set, e ir.Element) (key, end []byte) {
+	if set.Kind == ir.SetOfPrefixes {
+		if set.Exact {
+			return e.Prefix.Addr().AsSlice(), nil
+		}
+		lo, hi := bounds(e.Prefix)
+		if end, ok := next(hi); ok {
+			return lo, end
+		}
+		return lo, nil
+	}
+	key = append(e.Prefix.Addr().AsSlice(), byte(e.Protocol), 0, 0, 0, byte(e.Port>>8), byte(e.Port), 0, 0)
+	return key, nil
 }
 
 // verdict writes the attribute that holds a verdict.

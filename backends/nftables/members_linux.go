@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
 	render "github.com/hostpolicy/hostpolicy/render/nftables"
 )
@@ -16,10 +17,14 @@ type store struct {
 	kind    ir.SetKind
 	all     []ir.Element // sorted, unique, normal
 	lengths [129]int     // how many prefixes have which length
+	full    int          // the length of a single address
 }
 
-func newStore(kind ir.SetKind, all []ir.Element) *store {
-	s := &store{kind: kind, all: all}
+func newStore(set *render.Set, all []ir.Element) *store {
+	s := &store{kind: set.Kind, all: all, full: 32}
+	if set.Family == inet.IPv6 {
+		s.full = 128
+	}
 	for _, e := range all {
 		s.lengths[e.Prefix.Bits()]++
 	}
@@ -111,6 +116,9 @@ func (s *store) remove(e ir.Element, d delta) bool {
 	return true
 }
 
+// exact reports whether all prefixes are single addresses.
+func (s *store) exact() bool { return s.lengths[s.full] == len(s.all) }
+
 // elements returns what the kernel has.
 func (s *store) elements() []ir.Element {
 	if s.kind != ir.SetOfPrefixes {
@@ -131,7 +139,7 @@ func normal(in []ir.Element, s *render.Set) []ir.Element {
 	ordered := true
 	for _, e := range in {
 		e, ok := render.Normal(e, s.Kind)
-		if !ok || e.Prefix.Addr().Is4() != (s.Family == 4) {
+		if !ok || e.Prefix.Addr().Is4() != (s.Family == inet.IPv4) {
 			continue
 		}
 		if n := len(out); n > 0 && ir.CompareElements(out[n-1], e) >= 0 {

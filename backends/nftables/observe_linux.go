@@ -16,7 +16,6 @@ import (
 
 	"github.com/hostpolicy/hostpolicy/backends"
 	"github.com/hostpolicy/hostpolicy/policy/flow"
-	"github.com/hostpolicy/hostpolicy/policy/ir"
 	render "github.com/hostpolicy/hostpolicy/render/nftables"
 )
 
@@ -521,17 +520,29 @@ func (t *seenTable) text(r seenRule) string {
 			w.WriteString("@" + e.set)
 			continue
 		}
-		es := make([]string, 0, len(s.elements))
-		for k := range s.elements {
-			es = append(es, k)
-		}
-		slices.Sort(es)
-		w.WriteString("{" + s.kind + ": " + strings.Join(es, ", ") + "}")
+		w.WriteString("{" + s.kind + ": " + s.text() + "}")
 	}
 	if r.comment != "" {
 		w.WriteString(" # " + r.comment)
 	}
 	return w.String()
+}
+
+// text returns the elements. The end of nothing, which nft puts in front of sets that do not begin at zero, is none.
+func (s *seenSet) text() string {
+	es := make([]string, 0, len(s.elements))
+	for k := range s.elements {
+		if !isNothing(k) {
+			es = append(es, k)
+		}
+	}
+	slices.Sort(es)
+	return strings.Join(es, ", ")
+}
+
+func isNothing(element string) bool {
+	key, end := strings.CutSuffix(element, "]")
+	return end && strings.Trim(key, "0") == ""
 }
 
 // maxDrift bounds how many elements of one set, or rules of one chain, are told apart.
@@ -565,6 +576,8 @@ func (b *Backend) compare(got *seenTable, elements bool) ([]backends.Drift, erro
 			add(backends.DriftUnknown, "set "+name, "", g.kind)
 		case w.kind != g.kind:
 			add(backends.DriftChanged, "set "+name, w.kind, g.kind)
+		case elements && len(w.elements) > 0 && w.text() != g.text():
+			add(backends.DriftChanged, "set "+name, w.text(), g.text())
 		}
 	}
 	for name, w := range want.sets {
@@ -673,41 +686,26 @@ func (b *Backend) ruleDrift(chain string, want, got *seenTable) []backends.Drift
 // elementDrift compares the elements of a named set.
 func elementDrift(f *familySet, got *seenSet) []backends.Drift {
 	var ds []backends.Drift
-	seen := 0
-	key := make([]byte, 0, 24)
 	for _, e := range f.store.elements() {
-		var texts [2]string
+		key, end := elementKeys(f.set, e)
+		texts := [...]string{hex.EncodeToString(key), hex.EncodeToString(end) + "]"}
 		n := 1
-		if f.set.Kind == ir.SetOfPrefixes {
-			lo, hi := bounds(e.Prefix)
-			texts[0] = hex.EncodeToString(lo)
-			if end, ok := next(hi); ok {
-				texts[1] = hex.EncodeToString(end) + "]"
-				n = 2
-			}
-		} else {
-			key = append(key[:0], e.Prefix.Addr().AsSlice()...)
-			key = append(key, byte(e.Protocol), 0, 0, 0, byte(e.Port>>8), byte(e.Port), 0, 0)
-			texts[0] = hex.EncodeToString(key)
+		if end != nil {
+			n = 2
 		}
 		missing := false
 		for _, t := range texts[:n] {
-			if got.elements[t] {
-				delete(got.elements, t)
-				seen++
-			} else {
-				missing = true
-			}
+			missing = missing || !got.elements[t]
+			delete(got.elements, t)
 		}
 		if missing && len(ds) < maxDrift {
 			ds = append(ds, backends.Drift{Kind: backends.DriftMissing, Object: "set " + f.set.Name, Want: e.String()})
 		}
 	}
 	for t := range got.elements {
-		if zeros([]byte(strings.ReplaceAll(strings.TrimSuffix(t, "]"), "0", "\x00"))) && strings.HasSuffix(t, "]") {
-			continue // the end of nothing, which nft puts in front of sets
+		if !isNothing(t) {
+			ds = append(ds, backends.Drift{Kind: backends.DriftUnknown, Object: "set " + f.set.Name, Got: t})
 		}
-		ds = append(ds, backends.Drift{Kind: backends.DriftUnknown, Object: "set " + f.set.Name, Got: t})
 	}
 	slices.SortFunc(ds, func(a, b backends.Drift) int { return strings.Compare(a.Got, b.Got) })
 	return ds[:min(len(ds), 2*maxDrift)]

@@ -59,7 +59,8 @@ func Diff(a, b *Ruleset) *Changes {
 			d.NewSets = append(d.NewSets, y)
 		case y == nil:
 			d.OldSets = append(d.OldSets, x.Name)
-		case x.Kind != y.Kind || x.Family != y.Family:
+		case x.Values != nil && y.Values != nil: // the name says what they are
+		case x.Kind != y.Kind || x.Family != y.Family || x.Exact != y.Exact || (x.Values == nil) != (y.Values == nil):
 			d.Replace = true
 		default:
 			added, removed := DiffElements(x.Elements, y.Elements)

@@ -72,19 +72,23 @@ func shortHash(s string) string {
 	return hex.EncodeToString(sum[:8])
 }
 
-// setName returns the name of the set for one family of an IR set, such as "v4.s.vp0q". Different sets have different
-// names.
-func setName(id ir.SetID, f inet.Family) string {
-	prefix := "v4."
+// setName returns the name of the set for one family of an IR set, such as "v4.s.vp0q", and "a4.s.vp0q" if it holds
+// addresses only. Different sets have different names.
+func setName(id ir.SetID, f inet.Family, exact bool) string {
+	prefix := [...]string{"v4.", "v6.", "a4.", "a6."}
+	n := 0
 	if f == inet.IPv6 {
-		prefix = "v6."
+		n++
+	}
+	if exact {
+		n += 2
 	}
 	kind, rest, ok := strings.Cut(string(id), ":")
 	if ok && len(id) <= maxNameLen && plainName(kind) && nameBytes(rest) && !strings.ContainsAny(kind, "./") {
-		return prefix + kind + "." + rest
+		return prefix[n] + kind + "." + rest
 	}
 	sum := sha256.Sum256([]byte(id))
-	return prefix + hex.EncodeToString(sum[:16]) // no '.' behind the family: none of the names above
+	return prefix[n] + hex.EncodeToString(sum[:16]) // no '.' behind the family: none of the names above
 }
 
 func nameBytes(s string) bool {

@@ -7,6 +7,7 @@ import (
 	"math/bits"
 
 	"github.com/hostpolicy/hostpolicy/render"
+	"github.com/hostpolicy/hostpolicy/render/pass"
 )
 
 // The defaults of Options.
@@ -35,6 +36,11 @@ type Options struct {
 	SnapLen uint32
 	// Counters makes every deciding rule count packets and bytes.
 	Counters bool
+	// Linear renders the program as it is, rule by rule. By default pass.Lower makes trees of long lists first, which
+	// changes no verdict, no event and no comment, but the number of rules that a packet meets.
+	Linear bool
+	// Lowering is passed to pass.Lower.
+	Lowering pass.Options
 	// Caps is what the kernel can do.
 	Caps render.Caps
 }

@@ -6,11 +6,12 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 
-	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
 	"github.com/hostpolicy/hostpolicy/policy/flow"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
 	"github.com/hostpolicy/hostpolicy/render"
+	"github.com/hostpolicy/hostpolicy/render/pass"
 )
 
 // Backend is the name of this renderer in errors.
@@ -27,15 +28,17 @@ func Render(p *ir.Program, m ir.Members, o Options) (*Ruleset, error) {
 	if p == nil {
 		return nil, fmt.Errorf("nftables: no program")
 	}
+	if !o.Linear {
+		p, _ = pass.Lower(p, o.Lowering)
+	}
 	b := &builder{
-		p: p, o: o,
+		p: p, m: m, o: o,
 		blocks:        make(map[ir.BlockID]*ir.Block, len(p.Blocks)),
 		kinds:         make(map[ir.SetID]ir.SetKind, len(p.Sets)),
 		names:         make(map[string]bool, len(p.Blocks)),
 		done:          make(map[blockKey]string, len(p.Blocks)),
 		by:            map[byKey]string{},
-		used:          map[string]usedSet{},
-		setNames:      map[usedSet]string{},
+		used:          map[usedSet]int{},
 		protocolTests: map[ir.Mask]Expr{},
 		notes:         make([]string, len(p.Origins)),
 	}
@@ -55,7 +58,9 @@ func Render(p *ir.Program, m ir.Members, o Options) (*Ruleset, error) {
 	if err := b.entries(); err != nil {
 		return nil, err
 	}
-	r := &Ruleset{Table: o.Table, Sets: b.sets(m), Chains: make([]Chain, len(b.chains))}
+	b.shareConstants()
+	slices.SortFunc(b.sets, func(a, c Set) int { return strings.Compare(a.Name, c.Name) })
+	r := &Ruleset{Table: o.Table, Sets: b.sets, Chains: make([]Chain, len(b.chains))}
 	slices.SortFunc(b.chains, func(a, c *chain) int {
 		return cmp.Or(cmp.Compare(a.rank(), c.rank()), cmp.Compare(a.Name, c.Name))
 	})
@@ -92,6 +97,7 @@ const (
 // builder renders one program.
 type builder struct {
 	p        *ir.Program
+	m        ir.Members
 	o        Options
 	blocks   map[ir.BlockID]*ir.Block
 	outcomes map[ir.BlockID]ir.OutcomeSet
@@ -102,8 +108,8 @@ type builder struct {
 	done   map[blockKey]string
 	by     map[byKey]string // chains that hold what a case of a verdict map does besides its verdict
 
-	used     map[string]usedSet
-	setNames map[usedSet]string
+	sets []Set
+	used map[usedSet]int // index of sets
 
 	marking marking
 	rules   int // emitted
@@ -320,21 +326,4 @@ func (b *builder) acyclic() error {
 		}
 	}
 	return nil
-}
-
-// useSet returns the name of a set for one family and makes it part of the ruleset.
-func (b *builder) useSet(id ir.SetID, f inet.Family) string {
-	u := usedSet{id, f}
-	name, ok := b.setNames[u]
-	if !ok {
-		name = setName(id, f)
-		b.setNames[u] = name
-		b.used[name] = u
-	}
-	return name
-}
-
-type usedSet struct {
-	id     ir.SetID
-	family inet.Family
 }

@@ -59,14 +59,20 @@ type Rule struct {
 	Origin  *flow.Origin // what decides by this rule; nil if nothing does
 }
 
-// Set is a named set of one family.
+// Set is a named set: the members of a set of the program for one family, or a constant list that rules share.
 type Set struct {
-	Name     string
+	Name string
+
+	// Of a set of the program.
 	ID       ir.SetID
 	Kind     ir.SetKind
 	Family   inet.Family
+	Exact    bool         // of prefixes, and all of them are single addresses: the set is a hash and not intervals
 	Comment  string       // ID and selector, for people; at most 127 bytes
 	Elements []ir.Element // of the family, sorted; prefixes do not overlap
+
+	// Values is the constant list: InNumbers, InPorts, InPrefixes or InNames, not negated; nil for a set of the program.
+	Values Expr
 }
 
 // Chain returns the chain with the given name; false if there is none.

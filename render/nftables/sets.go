@@ -11,21 +11,35 @@ import (
 	"github.com/hostpolicy/hostpolicy/policy/ir"
 )
 
-// sets returns the sets that rules use, filled with members.
-func (b *builder) sets(m ir.Members) []Set {
-	sets := make([]Set, 0, len(b.used))
-	notes := make(map[ir.SetID]string, len(b.p.Sets))
-	for _, s := range b.p.Sets {
-		notes[s.ID] = strings.TrimRight(quotable(string(s.ID)+" "+s.Note, maxComment), " ")
+// usedSet is a set of the program for one family.
+type usedSet struct {
+	id     ir.SetID
+	family inet.Family
+}
+
+// useSet returns the name of a set for one family and makes it part of the ruleset.
+//
+// A set of prefixes that are all single addresses is a hash, which the kernel asks and changes in constant time: sets
+// of intervals are as slow to change as they are large. Ref: linux net/netfilter/nft_set_rbtree.c, nft_rbtree_commit.
+func (b *builder) useSet(id ir.SetID, f inet.Family) string {
+	u := usedSet{id, f}
+	i, ok := b.used[u]
+	if !ok {
+		i = len(b.sets)
+		b.used[u] = i
+		s := Set{ID: id, Kind: b.kinds[id], Family: f}
+		s.Elements = Elements(b.m.Set(id), s.Kind, f)
+		s.Exact = s.Kind == ir.SetOfPrefixes && !slices.ContainsFunc(s.Elements, func(e ir.Element) bool { return !e.Prefix.IsSingleIP() })
+		s.Name = setName(id, f, s.Exact)
+		n, _ := slices.BinarySearchFunc(b.p.Sets, id, func(d ir.SetDecl, id ir.SetID) int { return strings.Compare(string(d.ID), string(id)) })
+		text := string(id)
+		if n < len(b.p.Sets) && b.p.Sets[n].ID == id && b.p.Sets[n].Note != "" {
+			text += " " + b.p.Sets[n].Note
+		}
+		s.Comment = quotable(text, maxComment)
+		b.sets = append(b.sets, s)
 	}
-	for name, u := range b.used {
-		sets = append(sets, Set{
-			Name: name, ID: u.id, Kind: b.kinds[u.id], Family: u.family, Comment: notes[u.id],
-			Elements: Elements(m.Set(u.id), b.kinds[u.id], u.family),
-		})
-	}
-	slices.SortFunc(sets, func(a, c Set) int { return strings.Compare(a.Name, c.Name) })
-	return sets
+	return b.sets[i].Name
 }
 
 // Elements returns what a set of the given kind and family holds if its members are in: only what can match a packet,

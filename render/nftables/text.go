@@ -4,7 +4,9 @@ package nftables
 
 import (
 	"encoding/binary"
+	"math/bits"
 	"net/netip"
+	"slices"
 	"strconv"
 
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
@@ -38,14 +40,20 @@ func (s *Set) appendText(b []byte, elements bool) []byte {
 	b = append(b, "\tset "...)
 	b = append(b, s.Name...)
 	b = append(b, " {\n\t\ttype "...)
+	if s.Values != nil {
+		return append(appendValues(b, s.Values), "\t}\n"...)
+	}
 	if s.Family == inet.IPv4 {
 		b = append(b, "ipv4_addr"...)
 	} else {
 		b = append(b, "ipv6_addr"...)
 	}
-	if s.Kind == ir.SetOfPrefixes {
+	switch {
+	case s.Exact:
+		b = append(b, '\n')
+	case s.Kind == ir.SetOfPrefixes:
 		b = append(b, "\n\t\tflags interval\n"...)
-	} else {
+	default:
 		b = append(b, " . inet_proto . inet_service\n"...)
 	}
 	if s.Comment != "" {
@@ -59,6 +67,54 @@ func (s *Set) appendText(b []byte, elements bool) []byte {
 		b = append(b, " }\n"...)
 	}
 	return append(b, "\t}\n"...)
+}
+
+// appendValues writes the type, the flags and the elements of a constant set.
+func appendValues(b []byte, values Expr) []byte {
+	head := func(typ string, ranges bool) {
+		b = append(b, typ...)
+		b = append(b, "\n\t\tflags constant"...)
+		if ranges {
+			b = append(b, ", interval"...)
+		}
+		b = append(b, "\n\t\telements = "...)
+	}
+	ranges := HasRanges(values)
+	switch e := values.(type) {
+	case InNumbers:
+		head(setTypes[e.Key], ranges)
+		b = appendMask(b, e.Key, e.Mask)
+	case InPorts:
+		head(setTypes[e.Key], ranges)
+		b = appendList(b, len(e.Ranges), func(b []byte, i int) []byte { return appendPorts(b, e.Ranges[i]) })
+	case InPrefixes:
+		head(setTypes[e.Key], ranges)
+		b = appendList(b, len(e.Prefixes), func(b []byte, i int) []byte { return appendPrefix(b, e.Prefixes[i]) })
+	case InNames:
+		head(setTypes[e.Key], ranges)
+		b = appendList(b, len(e.Names), func(b []byte, i int) []byte { return appendName(b, e.Names[i]) })
+	default:
+		b = append(b, "<unknown list>"...)
+	}
+	return append(b, '\n')
+}
+
+// HasRanges reports whether some value of a list is more than one: then a set that holds it is one of intervals.
+func HasRanges(e Expr) bool {
+	switch e := e.(type) {
+	case InNumbers:
+		return slices.ContainsFunc(MaskRanges(e.Mask), func(r [2]uint8) bool { return r[0] != r[1] })
+	case InPorts:
+		return slices.ContainsFunc(e.Ranges, func(r inet.PortRange) bool { return r.Min != r.Max })
+	case InPrefixes:
+		return slices.ContainsFunc(e.Prefixes, func(p netip.Prefix) bool { return !p.IsSingleIP() })
+	}
+	return false
+}
+
+var setTypes = [...]string{
+	InIface: "ifname", Protocol: "inet_proto", Src4: "ipv4_addr", Src6: "ipv6_addr", SrcPort: "inet_service",
+	ICMPType: "icmp_type", ICMPCode: "icmp_code", ICMPv6Type: "icmpv6_type", ICMPv6Code: "icmpv6_code",
 }
 
 func appendElements(b []byte, es []ir.Element, kind ir.SetKind) []byte {
@@ -305,21 +361,43 @@ func appendMask(b []byte, k Key, m ir.Mask) []byte {
 	})
 }
 
-// MaskRanges returns the closed ranges of numbers in m: as many as there are numbers, unless one is a real range of
-// three or more.
+// MaskRanges returns the closed ranges of numbers in m, as few as possible.
 func MaskRanges(m ir.Mask) [][2]uint8 {
 	var rs [][2]uint8
-	for n := 0; n < 256; n++ {
-		if !m.Has(uint8(n)) {
-			continue
+	for lo := 0; ; {
+		n, ok := nextBit(m, lo)
+		if !ok {
+			return rs
 		}
-		lo := n
-		for n < 255 && m.Has(uint8(n+1)) {
-			n++
-		}
-		rs = append(rs, [2]uint8{uint8(lo), uint8(n)})
+		end, _ := nextBit(not(m), n)
+		rs = append(rs, [2]uint8{uint8(n), uint8(end - 1)})
+		lo = end
 	}
-	return rs
+}
+
+// nextBit returns the first number in m from n on; false and 256 if there is none.
+func nextBit(m ir.Mask, n int) (int, bool) {
+	for w := n >> 6; w < len(m); w++ {
+		bitsLeft := m[w]
+		if w == n>>6 {
+			bitsLeft &= ^uint64(0) << (n & 63)
+		}
+		if bitsLeft != 0 {
+			return w<<6 + bits.TrailingZeros64(bitsLeft), true
+		}
+	}
+	return 256, false
+}
+
+// severalRanges reports whether MaskRanges has more than one.
+func severalRanges(m ir.Mask) bool {
+	n, ok := nextBit(m, 0)
+	if !ok {
+		return false
+	}
+	end, _ := nextBit(not(m), n)
+	_, more := nextBit(m, end)
+	return more
 }
 
 func appendNumber(b []byte, k Key, n uint8) []byte {

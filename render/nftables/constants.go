@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nftables
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+)
+
+// maxAnonymous is how many lists may stand in the rules themselves, where people read them. The kernel looks at every
+// set of the table when it makes one, and at every change of the transaction when an anonymous one is put to use.
+const maxAnonymous = 200
+
+// list is a list of values that some rules test for.
+type list struct {
+	name string
+	uses int
+}
+
+// shareConstants makes lists of values sets with names if more than one rule tests for them, and all of them if there
+// are many. What is one set in the kernel is loaded once.
+func (b *builder) shareConstants() {
+	lists := map[string]*list{}
+	var key []byte
+	count := 0
+	for _, c := range b.chains {
+		for i := range c.Rules {
+			for _, e := range c.Rules[i].Exprs {
+				if k, ok := listKey(key[:0], e); ok {
+					key = k
+					l := lists[string(k)]
+					if l == nil {
+						l = &list{}
+						lists[string(k)] = l
+					}
+					if l.uses++; l.uses == 1 {
+						count++
+					}
+				}
+			}
+		}
+	}
+	for _, c := range b.chains {
+		for i := range c.Rules {
+			for n, e := range c.Rules[i].Exprs {
+				k, ok := listKey(key[:0], e)
+				if !ok {
+					continue
+				}
+				l := lists[string(k)]
+				if l.uses < 2 && count <= maxAnonymous {
+					continue
+				}
+				values, keys, not := constant(e)
+				if l.name == "" {
+					sum := sha256.Sum256(k)
+					l.name = listKinds[keys[0]] + hex.EncodeToString(sum[:8])
+					b.sets = append(b.sets, Set{Name: l.name, Values: values})
+				}
+				c.Rules[i].Exprs[n] = InSet{keys, l.name, not}
+			}
+		}
+	}
+}
+
+// listKinds are the beginnings of the names of lists, by what they hold.
+var listKinds = [...]string{
+	InIface: "iface.", OutIface: "iface.", Protocol: "proto.", Src4: "net4.", Dst4: "net4.", Src6: "net6.", Dst6: "net6.",
+	SrcPort: "port.", DstPort: "port.", ICMPType: "type4.", ICMPCode: "code4.", ICMPv6Type: "type6.", ICMPv6Code: "code6.",
+}
+
+// listKey appends what tells the list that e tests for from others; false if e tests for no list.
+func listKey(b []byte, e Expr) ([]byte, bool) {
+	switch e := e.(type) {
+	case InNumbers:
+		if !severalRanges(e.Mask) {
+			return b, false
+		}
+		b = append(b, listKinds[e.Key]...)
+		for _, w := range e.Mask {
+			b = binary.BigEndian.AppendUint64(b, w)
+		}
+		return b, true
+	case InPorts:
+		if len(e.Ranges) < 2 {
+			return b, false
+		}
+		b = append(b, listKinds[e.Key]...)
+		for _, r := range e.Ranges {
+			b = append(b, byte(r.Min>>8), byte(r.Min), byte(r.Max>>8), byte(r.Max))
+		}
+		return b, true
+	case InPrefixes:
+		if len(e.Prefixes) < 2 {
+			return b, false
+		}
+		b = append(b, listKinds[e.Key]...)
+		for _, p := range e.Prefixes {
+			a := p.Addr().As16()
+			b = append(append(b, a[:]...), byte(p.Bits()))
+		}
+		return b, true
+	case InNames:
+		if len(e.Names) < 2 {
+			return b, false
+		}
+		b = append(b, listKinds[e.Key]...)
+		for _, n := range e.Names {
+			b = append(append(b, n...), 0)
+		}
+		return b, true
+	}
+	return b, false
+}
+
+var oneKey = [...][]Key{
+	InIface: {InIface}, OutIface: {OutIface}, Protocol: {Protocol}, Src4: {Src4}, Dst4: {Dst4}, Src6: {Src6}, Dst6: {Dst6},
+	SrcPort: {SrcPort}, DstPort: {DstPort}, ICMPType: {ICMPType}, ICMPCode: {ICMPCode}, ICMPv6Type: {ICMPv6Type}, ICMPv6Code: {ICMPv6Code},
+}
+
+// constant takes a test for a list apart. The list is the same for both directions.
+func constant(e Expr) (values Expr, keys []Key, not bool) {
+	switch e := e.(type) {
+	case InNumbers:
+		keys, not = oneKey[e.Key], e.Not
+		e.Not = false
+		return e, keys, not
+	case InPorts:
+		keys, not = oneKey[e.Key], e.Not
+		e.Key, e.Not = SrcPort, false
+		return e, keys, not
+	case InPrefixes:
+		keys, not = oneKey[e.Key], e.Not
+		switch e.Key {
+		case Dst4:
+			e.Key = Src4
+		case Dst6:
+			e.Key = Src6
+		}
+		e.Not = false
+		return e, keys, not
+	case InNames:
+		keys, not = oneKey[e.Key], e.Not
+		e.Key, e.Not = InIface, false
+		return e, keys, not
+	}
+	return nil, nil, false
+}
