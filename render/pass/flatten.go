@@ -38,7 +38,7 @@ func (l *lowerer) flatten(q *ir.Program) {
 		}
 		steps, inlined := b.Steps, 0
 		if rules, calls := l.inlinable(b, flat, refs); calls > 0 && rules >= l.o.MinRules {
-			if rules > room {
+			if rules > room && calls > 1 {
 				l.note(PassFlatten, id, "kept %d calls: %d rules would go beyond %d times the program", calls, rules, l.o.Growth)
 			} else {
 				room -= rules

@@ -57,8 +57,7 @@ func (it *item) protocolOfPorts() bool {
 	if proto == nil {
 		return true
 	}
-	ported := valueSet{spans: maskSpans(withPorts)}
-	with, without := proto.intersect(ported), proto.intersect(ported.complement(dimProtocol))
+	with, without := proto.intersect(ported), proto.intersect(unported)
 	for _, d := range [...]dim{dimDstPort, dimSrcPort} {
 		s := everything(d)
 		if it.sets[d] != nil {

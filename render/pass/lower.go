@@ -20,16 +20,17 @@ const (
 	PassFlatten Set = 1 << iota
 	// PassPrune drops rules that no packet can match or that stand behind one that decides for every packet.
 	PassPrune
-	// PassTree makes decision trees of long lists: each level is a Switch on the field that tells most rules apart.
-	PassTree
 	// PassShare makes equal blocks one.
 	PassShare
+	// PassTree makes decision trees of long lists: each level is a Switch on the field that tells most rules apart.
+	// Equal parts of trees are one block anyway.
+	PassTree
 
 	// AllPasses turns Lower into the identity when it is skipped.
 	AllPasses = PassFlatten | PassPrune | PassTree | PassShare
 )
 
-var passNames = [...]string{"flatten", "prune", "tree", "share"}
+var passNames = [...]string{"flatten", "prune", "share", "tree"}
 
 // String returns the names of the passes, separated by commas.
 func (s Set) String() string {
@@ -143,14 +144,6 @@ func Lower(p *ir.Program, o Options) (*ir.Program, Report) {
 	}
 	l := &lowerer{o: o, p: p, depth: depth, report: &r, blocks: make(map[ir.BlockID]*ir.Block, len(p.Blocks))}
 	q := l.run()
-	if o.Skip&PassShare == 0 {
-		shared, err := Share(q)
-		if err != nil { // cannot be: depths has walked the program
-			r.Notes = append(r.Notes, Note{Pass: PassShare, Text: err.Error()})
-			return p, r
-		}
-		q = shared
-	}
 	r.After = sizeOf(q)
 	return q, r
 }
@@ -250,22 +243,29 @@ func (l *lowerer) run() *ir.Program {
 		l.blocks[l.p.Blocks[i].ID] = &l.p.Blocks[i]
 	}
 	l.outs = ir.Outcomes(l.p)
-	q := &ir.Program{Entries: l.p.Entries, Sets: l.p.Sets, Origins: l.p.Origins}
-	for _, b := range l.p.Blocks {
-		if _, ok := l.depth[b.ID]; ok {
-			q.Blocks = append(q.Blocks, b)
-		}
-	}
+	q := reachable(l.p)
 	if l.o.Skip&PassFlatten == 0 {
 		l.flatten(q)
+		q = reachable(q)
 	}
 	if l.o.Skip&PassPrune == 0 {
 		l.prune(q)
+		q = reachable(q)
+	}
+	if l.o.Skip&PassShare == 0 {
+		n := len(q.Blocks)
+		if shared, err := Share(q); err == nil { // depths has walked the program: there is no error
+			q = shared
+		}
+		if n > len(q.Blocks) {
+			l.note(PassShare, "", "%d blocks became %d", n, len(q.Blocks))
+		}
 	}
 	if l.o.Skip&PassTree == 0 {
 		l.trees(q)
+		q = reachable(q)
 	}
-	return reachable(q)
+	return q
 }
 
 // reachable drops the blocks that no entry leads to, and sorts the others.

@@ -4,6 +4,8 @@ package pass
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"slices"
 
@@ -17,7 +19,7 @@ func Share(p *ir.Program) (*ir.Program, error) {
 	for i := range p.Blocks {
 		blocks[p.Blocks[i].ID] = &p.Blocks[i]
 	}
-	s := &sharer{p: p, blocks: blocks, renamed: make(map[ir.BlockID]ir.BlockID, len(blocks)), byContent: map[ir.Fingerprint]ir.BlockID{}}
+	s := &sharer{p: p, blocks: blocks, renamed: make(map[ir.BlockID]ir.BlockID, len(blocks)), byContent: map[[sha256.Size]byte]ir.BlockID{}}
 	for _, b := range p.Blocks {
 		if err := s.visit(b.ID); err != nil {
 			return nil, err
@@ -42,7 +44,7 @@ type sharer struct {
 	p         *ir.Program
 	blocks    map[ir.BlockID]*ir.Block
 	renamed   map[ir.BlockID]ir.BlockID // "" while a block is being visited
-	byContent map[ir.Fingerprint]ir.BlockID
+	byContent map[[sha256.Size]byte]ir.BlockID
 	kept      []ir.Block
 }
 
@@ -70,7 +72,7 @@ func (s *sharer) visit(id ir.BlockID) error {
 	n := ir.Block{ID: id, Steps: steps}
 	to := id
 	if !isEndpoint(id) {
-		key := s.p.BlockFingerprint(ir.Block{Steps: steps})
+		key := digestOf(steps)
 		if first, ok := s.byContent[key]; ok {
 			to = first
 		} else {
@@ -109,6 +111,37 @@ func (s *sharer) step(step ir.Step) (ir.Step, error) {
 		return step, nil
 	}
 	return nil, fmt.Errorf("unknown step %T", step)
+}
+
+// digestOf identifies steps within one program.
+func digestOf(steps []ir.Step) [sha256.Size]byte {
+	b := make([]byte, 0, 128*len(steps))
+	origin := func(id ir.OriginID) { b = binary.BigEndian.AppendUint32(b, uint32(id)) }
+	for _, s := range steps {
+		switch s := s.(type) {
+		case ir.Rule:
+			b = appendRule(b, &s)
+			origin(s.Origin)
+		case ir.Call:
+			b = appendMatch(append(b, 'c', byte(s.Resume)), s.Match)
+			b = appendText(b, string(s.Block))
+			origin(s.Origin)
+		case ir.Switch:
+			b = appendLen(append(b, 's', byte(s.Resume)), len(s.Key))
+			for _, f := range s.Key {
+				b = append(b, byte(f))
+			}
+			b = appendLen(b, len(s.Cases))
+			for _, c := range s.Cases {
+				for _, k := range c.Key {
+					b = append(append(b, k.Lo[:]...), k.Hi[:]...)
+				}
+				b = appendText(append(b, byte(c.Then.Outcome)), string(c.Then.Block))
+				origin(c.Origin)
+			}
+		}
+	}
+	return sha256.Sum256(b)
 }
 
 func isEndpoint(id ir.BlockID) bool {

@@ -191,7 +191,13 @@ func (s *valueSet) contains(t *valueSet) bool {
 
 var (
 	mappedSpan = span{num{0, 0xffff_0000_0000}, num{0, 0xffff_ffff_ffff}} // where the IR keeps IPv4 addresses
-	withPorts  = ir.MaskOf(inet.TCP, inet.UDP, inet.SCTP, inet.UDPLite)
+
+	// ported is the protocols that have ports, unported the others.
+	ported = valueSet{spans: []span{
+		{num{0, uint64(inet.TCP)}, num{0, uint64(inet.TCP)}}, {num{0, uint64(inet.UDP)}, num{0, uint64(inet.UDP)}},
+		{num{0, uint64(inet.SCTP)}, num{0, uint64(inet.SCTP)}}, {num{0, uint64(inet.UDPLite)}, num{0, uint64(inet.UDPLite)}},
+	}}
+	unported = ported.complement(dimProtocol)
 )
 
 // constant returns the dimension and the values for which t holds; false if that depends on anything else, such as the
@@ -255,9 +261,14 @@ func constant(t ir.Term) (dim, valueSet, bool) {
 func maskSpans(m ir.Mask) []span {
 	var s []span
 	for n := uint64(0); n < 256; n++ {
-		if m.Has(uint8(n)) {
-			s = append(s, span{num{0, n}, num{0, n}})
+		if !m.Has(uint8(n)) {
+			continue
 		}
+		lo := n
+		for n < 255 && m.Has(uint8(n+1)) {
+			n++
+		}
+		s = append(s, span{num{0, lo}, num{0, n}})
 	}
 	return s
 }

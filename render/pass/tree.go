@@ -117,13 +117,16 @@ func ends(s ir.Step) bool {
 // load makes items of rules.
 func (t *tree) load(steps []ir.Step) []ref {
 	list := make([]ref, 0, len(steps))
+	text := make([]byte, 0, 256)
 	for _, s := range steps {
 		it, possible := newItem(s.(ir.Rule))
 		if !possible || it.rule.Then == ir.Undecided && len(it.rule.Do) == 0 {
 			continue
 		}
-		f := t.l.p.BlockFingerprint(ir.Block{Steps: []ir.Step{s}})
-		it.digest = [16]byte(f[:16])
+		text = binary.BigEndian.AppendUint64(text[:0], uint64(t.key(it.rule.Origin)))
+		text = appendRule(text, &it.rule)
+		sum := sha256.Sum256(text)
+		it.digest = [16]byte(sum[:])
 		t.items = append(t.items, it)
 		r := ref(len(t.items)-1) << numDims
 		list = append(list, r)
