@@ -30,6 +30,7 @@ type sighting struct {
 	id       uint32
 	src      netip.Addr
 	protocol inet.Protocol
+	head     [2]byte // of the transport header: the source port, or the ICMP type and code
 }
 
 // readSighting reads the tag and the header fields that no NAT of the lab changes. False for packets of others.
@@ -45,16 +46,29 @@ func readSighting(b []byte) (sighting, bool) {
 	s.id = binary.BigEndian.Uint32(t[4:])
 	switch b[0] >> 4 {
 	case 4:
-		s.src, s.protocol = netip.AddrFrom4([4]byte(b[12:16])), inet.Protocol(b[9])
+		s.src, s.protocol, s.head = netip.AddrFrom4([4]byte(b[12:16])), inet.Protocol(b[9]), [2]byte(b[20:])
 	case 6:
 		if len(b) < 40+tagLen {
 			return s, false
 		}
-		s.src, s.protocol = netip.AddrFrom16([16]byte(b[8:24])), inet.Protocol(b[6])
+		s.src, s.protocol, s.head = netip.AddrFrom16([16]byte(b[8:24])), inet.Protocol(b[6]), [2]byte(b[40:])
 	default:
 		return s, false
 	}
 	return s, true
+}
+
+// describe returns how p looks when it is seen again.
+func describe(p *flow.Packet, id uint32) (sighting, error) {
+	b, err := packets(p, id, false)
+	if err != nil {
+		return sighting{}, err
+	}
+	s, ok := readSighting(b[0])
+	if !ok {
+		return s, fmt.Errorf("packet %d cannot be told from others", id)
+	}
+	return s, nil
 }
 
 // packets returns p as the IP packets to send, tagged with id: one, or two fragments of one. The state of p decides

@@ -32,7 +32,7 @@ func TestPacketsSayWhatTheyAre(t *testing.T) {
 		require.Len(t, whole, 1)
 		who, ok := readSighting(whole[0])
 		require.True(t, ok)
-		require.Equal(t, sighting{id: id, src: p.Src, protocol: p.Protocol}, who)
+		require.Equal(t, sighting{id: id, src: p.Src, protocol: p.Protocol, head: [2]byte(whole[0][headerLen(p):])}, who)
 
 		// Fragments, put together, are the same packet.
 		parts, err := packets(&p, id, true)

@@ -55,6 +55,13 @@ type EventSource interface {
 	Err() error
 }
 
+// Drainer is an EventSource that knows when it has handed out everything. Without Drain the lab waits for silence.
+type Drainer interface {
+	EventSource
+	// Drain returns when every event that was reported before the call is in the channel of the subscription.
+	Drain(ctx context.Context) error
+}
+
 // Dataplane is a backend under test.
 type Dataplane interface {
 	backends.Backend

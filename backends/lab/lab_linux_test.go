@@ -6,11 +6,9 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"flag"
 	"io"
 	"os"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -23,20 +21,12 @@ import (
 
 	"github.com/hostpolicy/hostpolicy/backends"
 	"github.com/hostpolicy/hostpolicy/backends/lab"
-	"github.com/hostpolicy/hostpolicy/backends/nftables"
 	"github.com/hostpolicy/hostpolicy/hostendpoint"
 	"github.com/hostpolicy/hostpolicy/policy"
 	"github.com/hostpolicy/hostpolicy/policy/compile"
 	"github.com/hostpolicy/hostpolicy/policy/flow"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
 	"github.com/hostpolicy/hostpolicy/policy/policytest"
-	rendernft "github.com/hostpolicy/hostpolicy/render/nftables"
-)
-
-var (
-	universes = flag.Int("universes", 200, "how many random universes to put before the kernel")
-	packets   = flag.Int("packets", 250, "how many packets of each")
-	seed      = flag.Uint64("seed", 0, "the first universe")
 )
 
 // needLab skips where there can be no lab: without the capabilities for one. With them its absence is a failure.
@@ -62,88 +52,6 @@ func capable(t *testing.T) bool {
 		}
 	}
 	return false
-}
-
-const eventGroup = 61
-
-func openNFTables(_ context.Context, ns lab.Netns) (lab.Dataplane, error) {
-	b, err := nftables.New(nftables.Options{
-		NetNS: ns.FD(), Render: rendernft.Options{Events: rendernft.AllEvents, LogGroup: eventGroup},
-	})
-	if err != nil {
-		return nil, err
-	}
-	return lab.WithEvents(b, lab.NFLOG(ns, eventGroup)), nil
-}
-
-// requireAgreement runs cases and reports every packet on which the kernel disagrees.
-func requireAgreement(t *testing.T, cases []*policytest.Case, open lab.Opener, o lab.Options) {
-	t.Helper()
-	start, n := time.Now(), 0
-	for _, out := range lab.RunAll(t.Context(), cases, open, o) {
-		if out.Err != nil {
-			t.Error(out.Err)
-			continue
-		}
-		bad, err := policytest.Compare(out.Case, out.Results)
-		require.NoError(t, err)
-		for _, m := range bad {
-			t.Error(m)
-		}
-		n += len(out.Results)
-	}
-	t.Logf("%d cases, %d packets in %s", len(cases), n, time.Since(start).Round(time.Millisecond))
-}
-
-func corpus(t *testing.T) []*policytest.Case {
-	cases, err := policytest.Cases()
-	require.NoError(t, err)
-	if testing.Short() {
-		cases = everyNth(cases, 10)
-	}
-	return cases
-}
-
-func everyNth(cases []*policytest.Case, n int) []*policytest.Case {
-	var out []*policytest.Case
-	for i := 0; i < len(cases); i += n {
-		out = append(out, cases[i])
-	}
-	return out
-}
-
-func TestNFTablesAgreesWithTheCorpus(t *testing.T) {
-	needLab(t)
-	requireAgreement(t, corpus(t), openNFTables, lab.Options{})
-}
-
-// Policy sees whole packets: connection tracking puts fragments together before anything else looks at them.
-func TestNFTablesAgreesWithTheCorpusInFragments(t *testing.T) {
-	needLab(t)
-	requireAgreement(t, everyNth(corpus(t), 8), openNFTables, lab.Options{Fragment: true})
-}
-
-func TestNFTablesAgreesWithTheEvaluatorOnRandomUniverses(t *testing.T) {
-	needLab(t)
-	n := *universes
-	if testing.Short() {
-		n = min(n, 20)
-	}
-	cases := make([]*policytest.Case, n)
-	for i := range cases {
-		cases[i] = policytest.Generate(*seed+uint64(i), policytest.Size{Packets: *packets})
-		askEvaluator(t, cases[i])
-	}
-	requireAgreement(t, cases, openNFTables, lab.Options{})
-}
-
-// askEvaluator makes what the evaluator says what the case demands.
-func askEvaluator(t *testing.T, c *policytest.Case) {
-	want, err := policytest.Pure()[0].Run(t.Context(), c)
-	require.NoError(t, err)
-	for i := range c.Packets {
-		c.Packets[i].Asked, c.Packets[i].Want, c.Packets[i].By = true, want[i].Verdict, want[i].By.ID()
-	}
 }
 
 // small returns a case of one endpoint without policy and the given packets.
@@ -292,12 +200,18 @@ func (f *fake) Apply(_ context.Context, p *ir.Program, _ ir.Members) (backends.R
 	}
 	return backends.Receipt{}, f.apply(p)
 }
-func (f *fake) Observe(context.Context) (backends.State, error)      { return backends.State{}, nil }
+
+func (f *fake) Observe(context.Context) (backends.State, error) { return backends.State{}, nil }
+
 func (f *fake) Counters(context.Context) ([]backends.Counter, error) { return nil, nil }
-func (f *fake) Teardown(context.Context) error                       { return nil }
-func (f *fake) Events() lab.EventSource                              { return f }
-func (f *fake) Subscribe(context.Context) (<-chan lab.Event, error)  { return f.events, nil }
-func (f *fake) Err() error                                           { return errors.New("the fake has an error") }
+
+func (f *fake) Teardown(context.Context) error { return nil }
+
+func (f *fake) Events() lab.EventSource { return f }
+
+func (f *fake) Subscribe(context.Context) (<-chan lab.Event, error) { return f.events, nil }
+
+func (f *fake) Err() error { return errors.New("the fake has an error") }
 
 func openNothing(_ context.Context, ns lab.Netns) (lab.Dataplane, error) {
 	return &fake{ns: ns, events: make(chan lab.Event)}, nil
@@ -462,59 +376,4 @@ func (s stubborn) Close() error { return s.Dataplane.(io.Closer).Close() }
 
 func (s stubborn) Apply(ctx context.Context, _ *ir.Program, _ ir.Members) (backends.Receipt, error) {
 	return s.Dataplane.Apply(ctx, s.p, s.m)
-}
-
-// One wrong rule is found: a comparison that never fails would prove nothing.
-func TestAWrongRuleIsFound(t *testing.T) {
-	needLab(t)
-	found := 0
-	for s := range uint64(12) {
-		c := policytest.Generate(500+s, policytest.Size{Packets: 100})
-		askEvaluator(t, c)
-		i := slices.IndexFunc(c.Packets, func(p policytest.Packet) bool {
-			return p.By.Kind == flow.OriginPolicy && p.By.Stage == flow.StageNormal
-		})
-		if i < 0 {
-			continue
-		}
-		rs, err := lab.Run(t.Context(), c, func(ctx context.Context, ns lab.Netns) (lab.Dataplane, error) {
-			dp, err := openNFTables(ctx, ns)
-			return &mutant{Dataplane: dp, origin: c.Packets[i].By}, err
-		}, lab.Options{})
-		require.NoError(t, err)
-		bad, err := policytest.Compare(c, rs)
-		require.NoError(t, err)
-		require.True(t, slices.ContainsFunc(bad, func(m policytest.Mismatch) bool { return m.Packet == &c.Packets[i] }), "seed %d: %s", 500+s, c.Packets[i].Text)
-		found++
-	}
-	require.Greater(t, found, 3)
-}
-
-// mutant is a dataplane in which one rule does the opposite.
-type mutant struct {
-	lab.Dataplane
-	origin flow.Origin
-}
-
-func (m *mutant) Close() error { return m.Dataplane.(io.Closer).Close() }
-
-func (m *mutant) Apply(ctx context.Context, p *ir.Program, members ir.Members) (backends.Receipt, error) {
-	q := *p
-	q.Blocks = slices.Clone(p.Blocks)
-	for i := range q.Blocks {
-		steps := slices.Clone(q.Blocks[i].Steps)
-		for j, s := range steps {
-			if r, ok := s.(ir.Rule); ok && p.Origin(r.Origin).ID() == m.origin.ID() {
-				switch r.Then {
-				case ir.Allow:
-					r.Then = ir.Deny
-				case ir.Deny:
-					r.Then = ir.Allow
-				}
-				steps[j] = r
-			}
-		}
-		q.Blocks[i].Steps = steps
-	}
-	return m.Dataplane.Apply(ctx, &q, members)
 }

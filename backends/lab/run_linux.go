@@ -149,6 +149,7 @@ func runTogether(ctx context.Context, cases []*policytest.Case, job []int, out [
 		return fmt.Errorf("subscribe to events: %w", err)
 	}
 	h := hearing{events: events}
+	h.drain, _ = source.(Drainer)
 	if f, ok := source.(interface{ fenceGroup() uint16 }); ok {
 		h.fenced = true
 		if err := installFence(s.m.host, o.LogGroup, f.fenceGroup()); err != nil {

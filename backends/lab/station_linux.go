@@ -19,6 +19,9 @@ const volley = 256
 // quiet is how long nothing must be heard before a volley is over, for a source of events that knows no fences.
 const quiet = 50 * time.Millisecond
 
+// comeOut is how long a source may take to hand out what it has.
+const comeOut = 10 * time.Second
+
 // station is a running lab for one topology. Not safe for concurrent use.
 type station struct {
 	o    Options
@@ -42,7 +45,8 @@ type station struct {
 type hearing struct {
 	events <-chan Event
 	lookup func(Event) decision
-	fenced bool // fences come out between the events
+	fenced bool    // fences come out between the events
+	drain  Drainer // nil if the source is none
 }
 
 // sighted is one record of the tap.
@@ -131,7 +135,7 @@ func (s *station) record(r logRecord) {
 
 // shot is a packet on its way, with what is seen of it.
 type shot struct {
-	p   *flow.Packet
+	who sighting
 	obs observation
 }
 
@@ -194,11 +198,14 @@ func (s *station) fireVolley(ctx context.Context, ps []*flow.Packet, which []int
 	shots := make([]*shot, len(which))
 	for n, i := range which {
 		p := ps[i]
-		shots[n] = &shot{p: p, obs: observation{loops: p.Path == flow.Output && (p.Dst.IsMulticast() || isBroadcast(p.Dst, s.top.host))}}
+		shots[n] = &shot{obs: observation{loops: p.Path == flow.Output && (p.Dst.IsMulticast() || isBroadcast(p.Dst, s.top.host))}}
 		out[i] = &shots[n].obs
 		b, err := packets(p, first+uint32(n), s.o.Fragment)
 		if err != nil {
 			return fmt.Errorf("%w: %s: %w", ErrControl, policytest.FormatPacket(p), err)
+		}
+		if shots[n].who, err = describe(p, first+uint32(n)); err != nil {
+			return err
 		}
 		if err := s.in.send(p, b, bindOut(p, s.top.host)); err != nil {
 			return fmt.Errorf("send %s: %w", policytest.FormatPacket(p), err)
@@ -233,7 +240,7 @@ func (s *station) fence() (uint32, error) {
 // handed over, and a fence that is sent then comes out behind them.
 func (s *station) collect(ctx context.Context, first uint32, shots []*shot, h hearing, done func(*observation) bool) error {
 	find := func(who sighting) *observation {
-		if n := who.id - first; int64(n) < int64(len(shots)) && shots[n].p.Src == who.src && shots[n].p.Protocol == who.protocol {
+		if n := who.id - first; int64(n) < int64(len(shots)) && shots[n].who == who {
 			return &shots[n].obs
 		}
 		return nil // of an earlier volley, or an error message that quotes a packet of ours
@@ -251,6 +258,7 @@ func (s *station) collect(ctx context.Context, first uint32, shots []*shot, h he
 		return err
 	}
 	last := uint32(0) // the fence behind everything, once it is sent
+	var drained chan error
 	timer := time.NewTimer(s.o.Patience)
 	defer timer.Stop()
 	for {
@@ -291,25 +299,40 @@ func (s *station) collect(ctx context.Context, first uint32, shots []*shot, h he
 			}
 			o.decisions = append(o.decisions, h.lookup(e))
 			settle(o)
+		case err := <-drained:
+			if err != nil {
+				return fmt.Errorf("drain the events: %w", err)
+			}
+			if len(h.events) == 0 {
+				return nil
+			}
+			drained <- nil // after the next one
 		case err := <-s.failed:
 			return err
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-timer.C:
-			if len(pending) == 0 && h.fenced {
-				return fmt.Errorf("%w: the fence did not come out", ErrLost)
-			}
-			if len(pending) == 0 || !h.fenced {
+			switch {
+			case len(pending) > 0:
+				// Some packets are lost. What was reported of them is known when everything has come out.
+				pending = nil
+			case last != 0 || drained != nil:
+				return fmt.Errorf("%w: the source of events does not come to an end", ErrLost)
+			default:
 				return nil
 			}
-			// Some packets are lost. What was reported of them is known when the next fence comes out.
-			pending = nil
 		}
 		switch {
 		case len(pending) > 0:
 			timer.Reset(s.o.Patience)
 		case h.events == nil:
 			return nil
+		case h.drain != nil:
+			if drained == nil {
+				drained = make(chan error, 1)
+				go func() { drained <- h.drain.Drain(ctx) }()
+				timer.Reset(comeOut)
+			}
 		case !h.fenced:
 			timer.Reset(quiet)
 		case last == 0:
@@ -317,7 +340,7 @@ func (s *station) collect(ctx context.Context, first uint32, shots []*shot, h he
 			if last, err = s.fence(); err != nil {
 				return err
 			}
-			timer.Reset(10 * time.Second)
+			timer.Reset(comeOut)
 		}
 	}
 }
