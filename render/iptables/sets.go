@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package iptables
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
+	"github.com/hostpolicy/hostpolicy/policy/ir"
+	"github.com/hostpolicy/hostpolicy/render"
+)
+
+// usedSet is an IR set in one family.
+type usedSet struct {
+	id     ir.SetID
+	family inet.Family
+}
+
+type setUse struct {
+	name string
+}
+
+// useSet returns the name of a set and makes it part of the ruleset.
+func (b *builder) useSet(id ir.SetID) string {
+	u := usedSet{id, b.family}
+	s, ok := b.used[u]
+	if !ok {
+		s = &setUse{name: setName(b.o.Prefix, id, b.family)}
+		b.used[u] = s
+	}
+	return s.name
+}
+
+// constSet returns the name of the set that holds the prefixes, and makes it part of the ruleset.
+func (b *builder) constSet(ps []netip.Prefix) string {
+	text := make([]byte, 0, 20*len(ps))
+	es := make([]ir.Element, 0, len(ps))
+	for _, p := range ps {
+		text = append(p.AppendTo(text), '\n')
+		es = append(es, ir.Element{Prefix: p})
+	}
+	name := b.o.Prefix + b.family.String() + "=" + hashText(sha256.Sum256(text))
+	if _, ok := b.consts[name]; !ok {
+		b.consts[name] = &Set{
+			Name: name, Kind: ir.SetOfPrefixes, Family: b.family, Use: Constant,
+			Max: max(len(es), 16), Elements: splitDefault(es),
+		}
+	}
+	return name
+}
+
+// fill adds the sets to a ruleset.
+func (g *program) fill(r *Ruleset, m ir.Members) error {
+	r.consts = make([]Set, 0, len(g.consts))
+	for _, name := range slices.Sorted(maps.Keys(g.consts)) {
+		r.consts = append(r.consts, *g.consts[name])
+	}
+	uses := g.uses()
+	for u, s := range g.used {
+		r.members = append(r.members, Set{Name: s.name, ID: u.id, Kind: g.kinds[u.id], Family: u.family, Use: uses[u.id], Max: g.o.MaxSet})
+	}
+	slices.SortFunc(r.members, func(a, b Set) int { return strings.Compare(a.Name, b.Name) })
+	sets, err := r.fill(m)
+	r.Sets = sets
+	return err
+}
+
+func (r *Ruleset) fill(m ir.Members) ([]Set, error) {
+	sets := make([]Set, 0, len(r.consts)+len(r.members))
+	sets = append(sets, r.consts...)
+	for _, s := range r.members {
+		s.Elements = Elements(m.Set(s.ID), s.Kind, s.Family)
+		if len(s.Elements) > s.Max {
+			return nil, &render.UnsupportedError{Backend: Backend, What: fmt.Sprintf("set %s has %d elements; the limit is %d", s.ID, len(s.Elements), s.Max)}
+		}
+		sets = append(sets, s)
+	}
+	slices.SortFunc(sets, func(a, b Set) int { return strings.Compare(a.Name, b.Name) })
+	return sets, nil
+}
+
+// Refill returns the ruleset with other members. It costs no more than the members do. The error is that of Render.
+func (r *Ruleset) Refill(m ir.Members) (*Ruleset, error) {
+	q := *r
+	sets, err := r.fill(m)
+	if err != nil {
+		return nil, err
+	}
+	q.Sets = sets
+	return &q, nil
+}
+
+// Elements returns what a set of the given kind and family holds if its members are in: only what can match a packet. In
+// must be sorted as ir.CompareElements does.
+func Elements(in []ir.Element, kind ir.SetKind, f inet.Family) []ir.Element {
+	out := make([]ir.Element, 0, len(in)+1)
+	ordered := true
+	for _, e := range in {
+		e, ok := normal(e, kind)
+		if !ok || (f == inet.IPv4) != e.Prefix.Addr().Is4() {
+			continue
+		}
+		if n := len(out); n > 0 && ir.CompareElements(out[n-1], e) >= 0 {
+			ordered = false
+		}
+		out = append(out, e)
+	}
+	if !ordered { // IPv4-mapped prefixes moved, or the caller broke the rule
+		slices.SortFunc(out, ir.CompareElements)
+		out = slices.Compact(out)
+	}
+	if kind == ir.SetOfPrefixes {
+		return splitDefault(out)
+	}
+	return out
+}
+
+// normal returns the member in the form that sets hold; false if it cannot match any packet. An ICMP message would have
+// its type and code as port.
+func normal(e ir.Element, kind ir.SetKind) (ir.Element, bool) {
+	p, ok := ir.PlainPrefix(e.Prefix)
+	if !ok || p.Addr().Zone() != "" || p.Addr().Is4In6() {
+		return e, false
+	}
+	if kind == ir.SetOfPrefixes {
+		return ir.Element{Prefix: p}, true
+	}
+	return ir.Element{Prefix: p, Protocol: e.Protocol, Port: e.Port}, p.IsSingleIP() && withPorts.Has(uint8(e.Protocol))
+}
+
+// splitDefault replaces a prefix of length 0, which ipset does not take, by its halves. Es is sorted and may be changed.
+// Ref: net/netfilter/ipset/ip_set_hash_net.c.
+func splitDefault(es []ir.Element) []ir.Element {
+	i := slices.IndexFunc(es, func(e ir.Element) bool { return e.Prefix.Bits() == 0 })
+	if i < 0 {
+		return es
+	}
+	lo := es[i].Prefix.Addr()
+	hi := netip.IPv6Unspecified().As16()
+	hi[0] = 0x80
+	upper := netip.AddrFrom16(hi)
+	if lo.Is4() {
+		upper = netip.AddrFrom4([4]byte{0x80})
+	}
+	out := append(slices.Delete(es, i, i+1), ir.Element{Prefix: netip.PrefixFrom(lo, 1)}, ir.Element{Prefix: netip.PrefixFrom(upper, 1)})
+	slices.SortFunc(out, ir.CompareElements)
+	return slices.Compact(out)
+}
+
+// uses finds out what it means to be in a set. A test that a Pass or a call depends on may mean anything.
+func (g *program) uses() map[ir.SetID]Use {
+	uses := map[ir.SetID]Use{}
+	for _, blk := range g.p.Blocks {
+		for _, s := range blk.Steps {
+			switch s := s.(type) {
+			case ir.Rule:
+				in := Ambiguous
+				switch {
+				case s.Then == ir.Undecided:
+					in = Unused
+				case s.Then == ir.Allow:
+					in = Opens
+				case s.Then == ir.Deny:
+					in = Closes
+				}
+				addUses(uses, s.Match, in)
+			case ir.Call:
+				addUses(uses, s.Match, Ambiguous)
+			}
+		}
+	}
+	return uses
+}
+
+func addUses(uses map[ir.SetID]Use, m ir.Match, in Use) {
+	for _, c := range m {
+		for _, t := range c {
+			if t, ok := t.(ir.InSet); ok {
+				use := in
+				if t.Not && (in == Opens || in == Closes) {
+					use = Ambiguous &^ in
+				}
+				uses[t.Set] |= use
+			}
+		}
+	}
+}
