@@ -109,7 +109,8 @@ func (b *builder) emit(c *chain, todo []frame, cv conv) (open bool, err error) {
 		}
 	}
 	if cv.dflt == ir.Pass {
-		a, err := b.perform(&cv, ir.Pass, 0, true)
+		whole := conv{fin: cv.fin, own: decided}
+		a, err := b.perform(&whole, ir.Pass, 0, true)
 		if err != nil {
 			return false, err
 		}
@@ -131,6 +132,9 @@ func (b *builder) chainOf(id ir.BlockID, cv conv) (*chain, error) {
 	blk := b.blocks[id]
 	cv.own &= blk.outs // so that conventions which differ in nothing are one
 	cv.gone &= blk.outs
+	if !blk.outs.Has(ir.Undecided) {
+		cv.dflt = ir.Undecided
+	}
 	key := blockKey{id, cv}
 	if c, ok := b.done[key]; ok {
 		return c, nil
@@ -184,7 +188,11 @@ func (b *builder) rule(c *chain, s ir.Rule, cv *conv) (goesOn bool, err error) {
 	note, by := b.note(s.Origin)
 	if len(s.Do) > 0 {
 		a := action{target: b.log(flow.EventLog, cv.fin.hook, s.Origin), kind: resume}
-		if err := b.write(c, m, a, note, by); err != nil {
+		logNote, logBy := note, by
+		if s.Then != ir.Undecided { // counted by the rule that decides
+			logNote, logBy = "", nil
+		}
+		if err := b.write(c, m, a, logNote, logBy); err != nil {
 			return false, err
 		}
 	}
@@ -338,14 +346,19 @@ func (b *builder) call(c *chain, s ir.Call, todo []frame, cv *conv) ([]frame, bo
 	resumed := s.Resume&blk.outs&^ir.OutcomesOf(ir.Undecided) != 0
 	if m.always() && !resumed && (blk.refs == 1 || blk.size <= maxInline) {
 		// The block ends where the caller does, but for Undecided, which goes on: as if its steps stood here.
+		if blk.outs&(s.Resume|ir.OutcomesOf(ir.Undecided)) == 0 {
+			todo = todo[:0] // which no packet gets to
+		}
 		return append(todo, frame{steps: blk.Steps}), true, nil
 	}
-	note, _ := b.note(s.Origin)
 	a, sub, err := b.enter(s.Block, s.Resume, tailOf(todo), cv)
 	if err != nil {
 		return todo, false, err
 	}
-	if err := b.write(c, m, a, note, nil); err != nil {
+	if m, _, err = b.lower(cv.fin.hook, s.Match); err == nil { // again, since rendering the block has used its memory
+		err = b.write(c, m, a, "", nil)
+	}
+	if err != nil {
 		return todo, false, err
 	}
 	if a.kind != resume {
@@ -361,11 +374,11 @@ func (b *builder) enter(id ir.BlockID, on ir.OutcomeSet, last bool, cv *conv) (a
 	on |= ir.OutcomesOf(ir.Undecided)
 	sub := *cv
 	sub.own = cv.own &^ on
+	if cv.dflt == ir.Pass && on&outs&^ir.OutcomesOf(ir.Undecided) != 0 {
+		last = false // what it resumes becomes a Pass, which is more than a return
+	}
 	if last || outs&on == 0 {
 		// Its end is our end.
-		if on&outs&^ir.OutcomesOf(ir.Undecided) != 0 && cv.dflt == ir.Pass {
-			return action{}, sub, b.unsupported("a call at the end of a hook with a default that resumes")
-		}
 		sub.gone = (cv.gone | on) &^ ir.OutcomesOf(ir.Undecided)
 		to, err := b.chainOf(id, sub)
 		return action{to: to, op: Goto, kind: tail}, sub, err

@@ -7,6 +7,7 @@ import (
 	"math/bits"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
 	"github.com/hostpolicy/hostpolicy/policy/flow"
@@ -222,10 +223,10 @@ func (b *builder) and(m *lowered, c clause, k facts) bool {
 // commonProtocol returns the test for a protocol that is part of all alternatives.
 func commonProtocol(as []alt) (Test, bool) {
 	for i, a := range as {
-		if len(a) == 0 || a[0] != as[0][0] {
+		if len(a) == 0 {
 			return nil, false
 		}
-		if p, ok := a[0].(Protocol); i == 0 && (!ok || p.Not) {
+		if p, ok := a[0].(Protocol); !ok || p.Not || i > 0 && a[0] != as[0][0] {
 			return nil, false
 		}
 	}
@@ -319,6 +320,20 @@ next:
 					a = append(a, t)
 					continue next
 				}
+			case InIface:
+				if u := u.(InIface); within(t.Name, t.Prefix, t.Not, u.Name, u.Prefix, u.Not) {
+					a = append(append(a[:i:i], a[i+1:]...), t)
+					continue next
+				} else if within(u.Name, u.Prefix, u.Not, t.Name, t.Prefix, t.Not) {
+					continue next
+				}
+			case OutIface:
+				if u := u.(OutIface); within(t.Name, t.Prefix, t.Not, u.Name, u.Prefix, u.Not) {
+					a = append(append(a[:i:i], a[i+1:]...), t)
+					continue next
+				} else if within(u.Name, u.Prefix, u.Not, t.Name, t.Prefix, t.Not) {
+					continue next
+				}
 			case SourcePort:
 				t2 := MultiPort{Source: true, Ranges: []inet.PortRange{t.Ports}, Not: t.Not}
 				a = append(a, t2)
@@ -333,6 +348,14 @@ next:
 		a = append(a, t)
 	}
 	return a, true
+}
+
+// within reports whether all names of the first pattern are names of the second; false if a negation is in it.
+func within(name string, prefix, not bool, of string, ofPrefix, ofNot bool) bool {
+	if not || ofNot {
+		return false
+	}
+	return name == of && !(prefix && !ofPrefix) || ofPrefix && strings.HasPrefix(name, of)
 }
 
 // hasEqual reports whether == works on the test.
@@ -378,10 +401,31 @@ func contradict(a, c []Test) bool {
 				if _, ok := u.(ICMP); ok {
 					return true
 				}
+			case InIface:
+				if q, ok := u.(InIface); ok && apart(p.Name, p.Prefix, p.Not, q.Name, q.Prefix, q.Not) {
+					return true
+				}
+			case OutIface:
+				if q, ok := u.(OutIface); ok && apart(p.Name, p.Prefix, p.Not, q.Name, q.Prefix, q.Not) {
+					return true
+				}
 			}
 		}
 	}
 	return false
+}
+
+// apart reports whether no name is in both patterns.
+func apart(n string, prefix, not bool, m string, mPrefix, mNot bool) bool {
+	switch {
+	case not && mNot:
+		return false
+	case not:
+		return within(m, mPrefix, false, n, prefix, false)
+	case mNot:
+		return within(n, prefix, false, m, mPrefix, false)
+	}
+	return !within(n, prefix, false, m, mPrefix, false) && !within(m, mPrefix, false, n, prefix, false)
 }
 
 // sortTests sorts tests as iptables-save prints them; few tests, nearly sorted.
@@ -485,6 +529,9 @@ func (b *builder) clause(c ir.Clause, k facts) (x clause, always bool, err error
 						continue
 					}
 					pq, ok := join(append(alt{}, p...), q)
+					if !ok {
+						pq, ok = join(append(alt{}, p...), b.bySets(q))
+					}
 					if !ok {
 						return x, false, b.unsupported("several negated terms on one field in one clause")
 					}

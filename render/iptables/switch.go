@@ -20,6 +20,15 @@ type outcomeCase struct {
 	outs   ir.OutcomeSet // of a block that was jumped to
 	sub    conv
 	origin ir.OriginID
+	block  bool // it decides nothing by itself
+}
+
+// noteOf returns the comment and the origin of the rules for a case.
+func (b *builder) noteOf(k *outcomeCase) (string, *flow.Origin) {
+	if k.block {
+		return "", nil
+	}
+	return b.note(k.origin)
 }
 
 // switchStep writes an ir.Switch. It reports whether a packet may go on to the next step.
@@ -89,7 +98,7 @@ func (b *builder) cases(s ir.Switch, last bool, cv *conv) ([]outcomeCase, error)
 		var err error
 		switch {
 		case k.Then.Block != "":
-			x.outs = b.blocks[k.Then.Block].outs
+			x.outs, x.block = b.blocks[k.Then.Block].outs, true
 			x.act, x.sub, err = b.enter(k.Then.Block, s.Resume, last, cv)
 		case k.Then.Outcome > ir.Pass:
 			err = fmt.Errorf("iptables: unknown %s", k.Then.Outcome)
@@ -121,7 +130,7 @@ func (b *builder) writeCases(c *chain, fields []ir.Field, cases []outcomeCase, h
 		if !ok {
 			continue
 		}
-		note, by := b.note(k.origin)
+		note, by := b.noteOf(&k)
 		if err := b.write(c, low, k.act, note, by); err != nil {
 			return err
 		}
@@ -264,7 +273,7 @@ func (b *builder) stateSwitch(c *chain, cases []outcomeCase) error {
 		groups, masks = append(groups, k), append(masks, mask)
 	}
 	for i, g := range groups {
-		note, by := b.note(g.origin)
+		note, by := b.noteOf(&g)
 		var tests []Test
 		if and(masks[i], allStates) != allStates {
 			tests = []Test{State{masks[i]}}

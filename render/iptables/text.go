@@ -363,14 +363,14 @@ func (s *Set) AppendText(b []byte, name string) []byte {
 	return b
 }
 
-// AppendCreate appends the line that makes a set.
+// AppendCreate appends the line that makes a set. The kernel takes no address 0 into a set of the type hash:ip,port.
 func (s *Set) AppendCreate(b []byte, name string) []byte {
 	b = append(b, "create "...)
 	b = append(b, name...)
 	if s.Kind == ir.SetOfPrefixes {
 		b = append(b, " hash:net"...)
 	} else {
-		b = append(b, " hash:ip,port"...)
+		b = append(b, " hash:net,port"...)
 	}
 	if s.Family == inet.IPv4 {
 		b = append(b, " family inet"...)
