@@ -341,9 +341,11 @@ func (s *suite) writers() {
 		}
 		return nil
 	})
-	h, err := s.heps().Get(s.ctx, "", "counter")
-	s.Require(err)
-	require.Equal(s.T, itoa(writers*each), h.Metadata.Labels["v"])
+	// A client may read what another wrote a moment later.
+	require.Eventually(s.T, func() bool {
+		h, err := s.heps().Get(s.ctx, "", "counter")
+		return err == nil && h.Metadata.Labels["v"] == itoa(writers*each)
+	}, s.Patience, 10*time.Millisecond)
 }
 
 func (s *suite) deletes() {

@@ -111,6 +111,9 @@ func (tx *Tx) Problem(key string, id hostendpoint.ID, err error) {
 	tx.l.events = append(tx.l.events, event{rev: tx.l.rev, key: key, err: err})
 }
 
+// Problems returns the entries that cannot be read.
+func (tx *Tx) Problems() []store.Problem { return slices.Collect(maps.Values(tx.l.problems)) }
+
 // Compact forgets the history up to now.
 func (l *Log) Compact() {
 	l.mu.Lock()
