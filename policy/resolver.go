@@ -173,6 +173,15 @@ func (rs *Resolver) Set(id string) *Set {
 	return x.get()
 }
 
+// Declared reports whether rules in use name the set of an ID, and whether its members have ports.
+func (rs *Resolver) Declared(id string) (ports, ok bool) {
+	x := rs.sets[id]
+	if x == nil || x.refs == 0 {
+		return false, false
+	}
+	return x.Kind.HasPorts(), true
+}
+
 // settle makes everything that follows from the resources follow from the present ones. The order is that of the
 // dependencies: interfaces, endpoints, policies and profiles, sets, problems.
 func (rs *Resolver) settle() {

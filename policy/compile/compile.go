@@ -40,18 +40,21 @@ func Compile(s *policy.Snapshot) (*ir.Program, ir.Members, error) {
 		return nil, ir.Members{}, l.Err()
 	}
 	c := &compiler{
-		s:        s,
-		prog:     &ir.Program{},
-		origins:  map[flow.Origin]ir.OriginID{},
-		blocks:   map[ir.BlockID]ir.Fingerprint{},
-		declared: map[string]*policy.Set{},
-		used:     map[string]bool{},
-		done:     map[ruleList]ir.BlockID{},
+		config: s.Config,
+		s:      s,
+		prog:   &ir.Program{},
+		blocks: map[ir.BlockID]ir.Fingerprint{},
+		sets:   map[string]*policy.Set{},
+		done:   map[ruleList]ir.BlockID{},
 	}
 	for _, set := range s.Sets {
 		if set != nil {
-			c.declared[set.ID] = set
+			c.sets[set.ID] = set
 		}
+	}
+	c.declared = func(id string) (ports, ok bool) {
+		set := c.sets[id]
+		return set != nil && set.Ports, set != nil
 	}
 	for _, ep := range s.Endpoints {
 		if ep == nil {
@@ -69,17 +72,21 @@ func Compile(s *policy.Snapshot) (*ir.Program, ir.Members, error) {
 	return ir.Canonical(c.prog), members, nil
 }
 
+// compiler makes steps. Compile makes all of a program with one of them; Incremental makes one block at a time.
 type compiler struct {
-	s        *policy.Snapshot
-	prog     *ir.Program
-	origins  map[flow.Origin]ir.OriginID   // by ID
-	blocks   map[ir.BlockID]ir.Fingerprint // those in prog
-	declared map[string]*policy.Set        // by ID
-	used     map[string]bool               // IDs of sets that a rule of prog names
-	errs     field.List
+	config    policy.Config
+	workloads []ir.NamePattern                 // interfaces that belong to workloads
+	declared  func(id string) (ports, ok bool) // the sets that rules may name
+	prog      *ir.Program                      // holds the origins of all steps made
+	origins   map[flow.Origin]ir.OriginID      // by ID, once there are many
+	used      map[string]bool                  // IDs of sets that a rule names
+	errs      field.List
 
-	workloads []ir.NamePattern // interfaces that belong to workloads
-	done      map[ruleList]ir.BlockID
+	// Of a whole program.
+	s      *policy.Snapshot
+	sets   map[string]*policy.Set        // by ID
+	blocks map[ir.BlockID]ir.Fingerprint // those in prog
+	done   map[ruleList]ir.BlockID
 }
 
 // ruleList is a *policy.Policy or *policy.Profile at a hook: endpoints share them, and it is compiled once.
@@ -94,13 +101,28 @@ func (c *compiler) errorf(object, path string, pos field.Pos, format string, arg
 
 // origin returns the number of o. The position of the first of equal origins counts.
 func (c *compiler) origin(o flow.Origin) ir.OriginID {
-	id, ok := c.origins[o.ID()]
-	if !ok {
-		c.prog.Origins = append(c.prog.Origins, o)
-		id = ir.OriginID(len(c.prog.Origins))
-		c.origins[o.ID()] = id
+	const few = 8 // a map for less costs more than it saves
+	key := o.ID()
+	if c.origins == nil && len(c.prog.Origins) < few {
+		for i := range c.prog.Origins {
+			if c.prog.Origins[i].ID() == key {
+				return ir.OriginID(i + 1)
+			}
+		}
+	} else {
+		if c.origins == nil {
+			c.origins = make(map[flow.Origin]ir.OriginID, 2*few)
+			for i := range c.prog.Origins {
+				c.origins[c.prog.Origins[i].ID()] = ir.OriginID(i + 1)
+			}
+		}
+		if id, ok := c.origins[key]; ok {
+			return id
+		}
+		c.origins[key] = ir.OriginID(len(c.prog.Origins) + 1)
 	}
-	return id
+	c.prog.Origins = append(c.prog.Origins, o)
+	return ir.OriginID(len(c.prog.Origins))
 }
 
 // then returns the step that decides for every packet.
@@ -139,12 +161,8 @@ func blockID(kind string, names ...string) ir.BlockID {
 func (c *compiler) members() ir.Members {
 	var m ir.Members
 	for _, id := range slices.Sorted(maps.Keys(c.used)) {
-		set := c.declared[id]
-		decl := ir.SetDecl{ID: ir.SetID(id), Kind: ir.SetOfPrefixes, Note: set.Selector}
-		if set.Ports {
-			decl.Kind = ir.SetOfEndpoints
-		}
-		c.prog.Sets = append(c.prog.Sets, decl)
+		set := c.sets[id]
+		c.prog.Sets = append(c.prog.Sets, setDecl(set))
 		elements := make([]ir.Element, 0, len(set.Members))
 		for _, x := range set.Members {
 			p, ok := ir.PlainPrefix(x.Prefix)
@@ -162,6 +180,14 @@ func (c *compiler) members() ir.Members {
 		m.Sets = append(m.Sets, ir.SetMembers{ID: ir.SetID(id), Elements: elements})
 	}
 	return m.Canonical()
+}
+
+func setDecl(s *policy.Set) ir.SetDecl {
+	d := ir.SetDecl{ID: ir.SetID(s.ID), Kind: ir.SetOfPrefixes, Note: s.Selector}
+	if s.Ports {
+		d.Kind = ir.SetOfEndpoints
+	}
+	return d
 }
 
 // sortedByName returns the endpoints that want accepts, sorted by name. Resolve sorts them already; the text of a

@@ -15,16 +15,30 @@ import (
 	"github.com/hostpolicy/hostpolicy/policy/ir"
 )
 
-// failsafes returns the call of the block that holds the failsafes of a hook; nothing if there are none.
+// failsafes adds the block that holds the failsafes of a hook, and returns its ID; "" if there are none, or none count.
+func (c *compiler) failsafes(h flow.Hook) ir.BlockID {
+	steps := c.failsafeSteps(h)
+	if len(steps) == 0 {
+		return ""
+	}
+	return c.block(failsafeID(h), steps)
+}
+
+func failsafeID(h flow.Hook) ir.BlockID { return blockID("failsafe", h.String()) }
+
+// failsafeSteps returns the failsafes of a hook.
 //
 // Calico: before connection tracking the replies to the other direction are let through too, by source port.
 // Ref: felix/rules/static.go, failsafeInChain and failsafeOutChain.
-func (c *compiler) failsafes(h flow.Hook) []ir.Step {
+func (c *compiler) failsafeSteps(h flow.Hook) []ir.Step {
+	if h.Stage() == flow.StageForward {
+		return nil // Calico: forwarding has neither failsafes nor profiles
+	}
 	then, remote := ir.Allow, ir.SrcAddr
 	if h.Stage() != flow.StageNormal {
 		then = ir.Pass // ends this stage without a verdict; the later stages look again
 	}
-	own, other := c.s.Config.Failsafes.Inbound, c.s.Config.Failsafes.Outbound
+	own, other := c.config.Failsafes.Inbound, c.config.Failsafes.Outbound
 	if h.Direction() == flow.Egress {
 		own, other, remote = other, own, ir.DstAddr
 	}
@@ -32,7 +46,7 @@ func (c *compiler) failsafes(h flow.Hook) []ir.Step {
 	if h.Stage() == flow.StageUntracked {
 		steps = append(steps, c.failsafePorts(other, 1-h.Direction(), ir.SrcPort, remote, then)...)
 	}
-	if c.s.Config.Failsafes.NeighborDiscovery == policy.On {
+	if c.config.Failsafes.NeighborDiscovery == policy.On {
 		// Deviation: Calico in iptables and nftables mode denies these, which cuts IPv6 off and SSH with it.
 		// Ref: RFC 4861, RFC 2710, RFC 3810.
 		steps = append(steps, ir.Rule{
@@ -45,10 +59,7 @@ func (c *compiler) failsafes(h flow.Hook) []ir.Step {
 			Origin: c.origin(flow.Origin{Kind: flow.OriginND}),
 		})
 	}
-	if len(steps) == 0 {
-		return nil
-	}
-	return []ir.Step{ir.Call{Block: c.block(blockID("failsafe", h.String()), steps)}}
+	return steps
 }
 
 // failsafePorts returns one Switch for the failsafes that are open to everybody, and a rule for each that is not.

@@ -20,24 +20,33 @@ func (c *compiler) entries() {
 		if len(specific) == 0 && wildcard == nil && (h.Stage() != flow.StageNormal || len(c.workloads) == 0) {
 			continue
 		}
-		e := ir.Entry{Hook: h}
-		switch h {
-		case flow.UntrackedIn:
-			e.NoTrack, e.Settles = true, flow.HooksOf(flow.PreDNAT, flow.NormalIn, flow.ForwardIn)
-		case flow.UntrackedOut:
-			e.NoTrack, e.Settles = true, flow.HooksOf(flow.NormalOut)
-		case flow.PreDNAT:
-			e.Settles = flow.HooksOf(flow.NormalIn, flow.ForwardIn)
-		case flow.NormalIn:
-			// Calico: INPUT leaves for the workload's rules before it looks at the accept mark, so that what pre-DNAT
-			// policy allowed is not allowed yet. Ref: felix/rules/static.go, filterInputChain.
-			if len(c.workloads) > 0 {
-				e.Always = c.block(blockID("workload", h.String()), []ir.Step{c.workload(ir.InIface)})
-			}
+		e := c.entry(h)
+		if e.Always != "" {
+			c.block(e.Always, []ir.Step{c.workload(ir.InIface)})
 		}
-		e.Block = c.block(blockID("hook", h.String()), c.dispatch(h, specific, wildcard))
+		c.block(e.Block, c.dispatch(h, specific, wildcard))
 		c.prog.Entries = append(c.prog.Entries, e)
 	}
+}
+
+// entry returns the entry of a hook at which something can be asked.
+func (c *compiler) entry(h flow.Hook) ir.Entry {
+	e := ir.Entry{Hook: h, Block: blockID("hook", h.String())}
+	switch h {
+	case flow.UntrackedIn:
+		e.NoTrack, e.Settles = true, flow.HooksOf(flow.PreDNAT, flow.NormalIn, flow.ForwardIn)
+	case flow.UntrackedOut:
+		e.NoTrack, e.Settles = true, flow.HooksOf(flow.NormalOut)
+	case flow.PreDNAT:
+		e.Settles = flow.HooksOf(flow.NormalIn, flow.ForwardIn)
+	case flow.NormalIn:
+		// Calico: INPUT leaves for the workload's rules before it looks at the accept mark, so that what pre-DNAT
+		// policy allowed is not allowed yet. Ref: felix/rules/static.go, filterInputChain.
+		if len(c.workloads) > 0 {
+			e.Always = blockID("workload", h.String())
+		}
+	}
+	return e
 }
 
 // scope returns the endpoints that take part at a hook: those with interfaces of their own, and the wildcard that takes
@@ -48,34 +57,27 @@ func (c *compiler) entries() {
 // Ref: felix/dataplane/linux/endpoint_mgr.go, resolveHostEndpoints.
 func (c *compiler) scope(h flow.Hook) ([]*policy.Endpoint, *policy.Endpoint) {
 	w := c.s.Wildcard
+	if w != nil && !takesPart(w, h, true) {
+		w = nil
+	}
+	return c.sortedByName(func(ep *policy.Endpoint) bool { return takesPart(ep, h, false) }), w
+}
+
+// takesPart reports whether an endpoint has something to say at a hook.
+func takesPart(ep *policy.Endpoint, h flow.Hook, wildcard bool) bool {
 	switch h.Stage() {
 	case flow.StageUntracked:
 		// An endpoint whose untracked policies all govern the other direction has nothing to say here.
-		governs := func(ep *policy.Endpoint) bool {
-			return slices.ContainsFunc(ep.Untracked, func(t policy.TierPolicies) bool { return len(policiesOf(t, h)) > 0 })
-		}
-		return c.sortedByName(governs), nil
+		return !wildcard && slices.ContainsFunc(ep.Untracked, func(t policy.TierPolicies) bool { return len(policiesOf(t, h)) > 0 })
 	case flow.StagePreDNAT:
-		if w != nil && len(w.PreDNAT) == 0 {
-			w = nil
-		}
-		return c.sortedByName(func(ep *policy.Endpoint) bool { return len(ep.PreDNAT) > 0 }), w
+		return len(ep.PreDNAT) > 0
 	}
-	return c.sortedByName(func(*policy.Endpoint) bool { return true }), w
+	return true
 }
 
 // dispatch returns the steps that find the endpoint which governs the packet's interface.
 func (c *compiler) dispatch(h flow.Hook, specific []*policy.Endpoint, wildcard *policy.Endpoint) []ir.Step {
-	iface := ir.InIface
-	if h.Direction() == flow.Egress {
-		iface = ir.OutIface
-	}
-	var steps []ir.Step
-	if h == flow.NormalOut && len(c.workloads) > 0 {
-		// Calico: OUTPUT looks at the accept mark first, so this rule, unlike that of NormalIn, is an ordinary one.
-		steps = append(steps, c.workload(iface))
-	}
-	sw := ir.Switch{Key: []ir.Field{iface}}
+	var cases []dispatchCase
 	owner := map[string]string{}
 	for _, ep := range specific {
 		id := c.endpoint(ep, h)
@@ -86,15 +88,43 @@ func (c *compiler) dispatch(h flow.Hook, specific []*policy.Endpoint, wildcard *
 				continue
 			}
 			owner[name] = ep.Name
-			sw.Cases = append(sw.Cases, ir.Case{Key: []ir.Interval{ir.Exactly(v)}, Then: ir.Target{Block: id}})
+			cases = append(cases, dispatchCase{v, id})
 		}
 	}
-	if len(sw.Cases) > 0 {
+	var other ir.BlockID
+	if wildcard != nil {
+		other = c.endpoint(wildcard, h)
+	}
+	return c.dispatchSteps(h, cases, other)
+}
+
+// dispatchCase is an interface with the block of the endpoint that governs it.
+type dispatchCase struct {
+	name  ir.Value
+	block ir.BlockID
+}
+
+// dispatchSteps returns the steps that find the block of the packet's interface. Wildcard is the block for all
+// interfaces without one of their own; "" if there is none.
+func (c *compiler) dispatchSteps(h flow.Hook, cases []dispatchCase, wildcard ir.BlockID) []ir.Step {
+	iface := directed(h, ir.InIface, ir.OutIface)
+	var steps []ir.Step
+	if h == flow.NormalOut && len(c.workloads) > 0 {
+		// Calico: OUTPUT looks at the accept mark first, so this rule, unlike that of NormalIn, is an ordinary one.
+		steps = append(steps, c.workload(iface))
+	}
+	if len(cases) > 0 {
+		sw := ir.Switch{Key: []ir.Field{iface}, Cases: make([]ir.Case, len(cases))}
+		keys := make([]ir.Interval, len(cases))
+		for i, x := range cases {
+			keys[i] = ir.Exactly(x.name)
+			sw.Cases[i] = ir.Case{Key: keys[i : i+1 : i+1], Then: ir.Target{Block: x.block}}
+		}
 		steps = append(steps, sw)
 	}
-	if wildcard != nil {
-		call := ir.Call{Block: c.endpoint(wildcard, h)}
-		if c.s.Config.ExemptLoopback {
+	if wildcard != "" {
+		call := ir.Call{Block: wildcard}
+		if c.config.ExemptLoopback {
 			call.Match = ir.Match{{ir.InNames{Field: iface, Names: []ir.NamePattern{{Name: "lo"}}, Not: true}}}
 		}
 		steps = append(steps, call)
@@ -105,7 +135,7 @@ func (c *compiler) dispatch(h flow.Hook, specific []*policy.Endpoint, wildcard *
 // workloadNames returns the patterns of the interfaces that belong to workloads.
 func (c *compiler) workloadNames() []ir.NamePattern {
 	var names []ir.NamePattern
-	for _, p := range c.s.Config.WorkloadInterfacePrefixes {
+	for _, p := range c.config.WorkloadInterfacePrefixes {
 		if _, ok := ir.Name(p); !ok {
 			c.errorf("Config", "WorkloadInterfacePrefixes", field.Pos{}, "%q is not the beginning of an interface name", p)
 			continue

@@ -14,6 +14,15 @@ import (
 // rules adds a block with those of the rules that can match a packet. It returns "" if there are none, and adds no block
 // then.
 func (c *compiler) rules(id ir.BlockID, rules []policy.Rule, src source) ir.BlockID {
+	steps := c.ruleSteps(rules, src)
+	if len(steps) == 0 {
+		return ""
+	}
+	return c.block(id, steps)
+}
+
+// ruleSteps returns the rules that can match a packet.
+func (c *compiler) ruleSteps(rules []policy.Rule, src source) []ir.Step {
 	var steps []ir.Step
 	for i := range rules {
 		r := &rules[i]
@@ -43,10 +52,7 @@ func (c *compiler) rules(id ir.BlockID, rules []policy.Rule, src source) ir.Bloc
 		step.Match, step.Origin = m, c.origin(o)
 		steps = append(steps, step)
 	}
-	if len(steps) == 0 {
-		return ""
-	}
-	return c.block(id, steps)
+	return steps
 }
 
 // match returns the clauses of a rule: family, protocol, ICMP, source, destination. It reports false if no packet can
@@ -194,11 +200,13 @@ func (c *compiler) side(s policy.Side, addr, port ir.Field, r *policy.Rule, src 
 		if ports {
 			fields = []ir.Field{addr, ir.Protocol, port}
 		}
-		set := c.declared[id]
-		if set == nil || set.Ports != ports {
+		if has, ok := c.declared(id); !ok || has != ports {
 			c.ruleError(src, r, "names the set %q, which does not exist or has other members", id)
 			good = false
 			return ir.InSet{}
+		}
+		if c.used == nil {
+			c.used = map[string]bool{}
 		}
 		c.used[id] = true
 		return ir.InSet{Fields: fields, Set: ir.SetID(id), Not: not}

@@ -13,16 +13,13 @@ import (
 
 // policiesOf returns the policies of a tier that govern the direction of a hook.
 func policiesOf(t policy.TierPolicies, h flow.Hook) []*policy.Policy {
-	if h.Direction() == flow.Egress {
-		return t.Egress
-	}
-	return t.Ingress
+	return directed(h, t.Ingress, t.Egress)
 }
 
-// tiers returns the calls of the tiers that govern the direction of a hook. A tier that passes is left; the endpoint
+// tiers adds the blocks of the tiers that govern the direction of a hook. A tier that passes is left; the endpoint
 // goes on with the next.
-func (c *compiler) tiers(ep *policy.Endpoint, tiers []policy.TierPolicies, h flow.Hook) []ir.Step {
-	var steps []ir.Step
+func (c *compiler) tiers(ep *policy.Endpoint, tiers []policy.TierPolicies, h flow.Hook) []ir.BlockID {
+	var ids []ir.BlockID
 	for _, t := range tiers {
 		ps := policiesOf(t, h)
 		if len(ps) == 0 {
@@ -32,33 +29,51 @@ func (c *compiler) tiers(ep *policy.Endpoint, tiers []policy.TierPolicies, h flo
 			c.errorf(object(ep), "", ep.Pos, "has a nil tier")
 			continue
 		}
-		steps = append(steps, ir.Call{Block: c.tier(ep, t.Tier, ps, h), Resume: ir.OutcomesOf(ir.Pass)})
+		ids = append(ids, c.tier(ep, t.Tier, ps, h))
 	}
-	return steps
+	return ids
 }
 
 // tier adds the block of a tier with the given policies. Endpoints with the same policies share it.
 func (c *compiler) tier(ep *policy.Endpoint, t *policy.Tier, ps []*policy.Policy, h flow.Hook) ir.BlockID {
-	stage := h.Stage()
-	end := ir.Deny
-	if t.Pass || stage == flow.StageUntracked || stage == flow.StagePreDNAT {
-		end = ir.Pass // Calico: these two stages never deny at the end of a tier
-	}
-	hash := sha256.New()
-	hash.Write([]byte(end.String()))
-	var steps []ir.Step
+	var ids []ir.BlockID
 	for _, p := range ps {
 		if p == nil {
 			c.errorf(object(ep), "", ep.Pos, "has a nil policy in tier %s", t.Name)
 			continue
 		}
 		if id, ok := c.policy(p, h); ok {
-			hash.Write([]byte("\n" + string(id)))
-			steps = append(steps, ir.Call{Block: id})
+			ids = append(ids, id)
 		}
 	}
-	steps = append(steps, c.then(end, flow.Origin{Kind: flow.OriginTier, Tier: t.Name, Dir: h.Direction(), Stage: stage, Pos: t.Pos}))
-	return c.block(blockID("tier", t.Name, h.String(), hex.EncodeToString(hash.Sum(nil)[:6])), steps)
+	return c.block(tierID(t, ids, h), c.tierSteps(t, ids, h))
+}
+
+// tierEnd returns what becomes of packets that no policy of a tier decided.
+func tierEnd(t *policy.Tier, h flow.Hook) ir.Outcome {
+	if s := h.Stage(); t.Pass || s == flow.StageUntracked || s == flow.StagePreDNAT {
+		return ir.Pass // Calico: these two stages never deny at the end of a tier
+	}
+	return ir.Deny
+}
+
+// tierID returns the ID of a tier that asks the given policies.
+func tierID(t *policy.Tier, policies []ir.BlockID, h flow.Hook) ir.BlockID {
+	text := append(make([]byte, 0, 512), tierEnd(t, h).String()...)
+	for _, id := range policies {
+		text = append(append(text, '\n'), id...)
+	}
+	hash := sha256.Sum256(text)
+	return blockID("tier", t.Name, h.String(), hex.EncodeToString(hash[:6]))
+}
+
+// tierSteps returns the calls of the policies of a tier, and its end.
+func (c *compiler) tierSteps(t *policy.Tier, policies []ir.BlockID, h flow.Hook) []ir.Step {
+	steps := make([]ir.Step, 0, len(policies)+1)
+	for _, id := range policies {
+		steps = append(steps, ir.Call{Block: id})
+	}
+	return append(steps, c.then(tierEnd(t, h), flow.Origin{Kind: flow.OriginTier, Tier: t.Name, Dir: h.Direction(), Stage: h.Stage(), Pos: t.Pos}))
 }
 
 // policy adds the block of a policy in the direction and stage of a hook. It reports false if no rule can match.
@@ -66,15 +81,27 @@ func (c *compiler) policy(p *policy.Policy, h flow.Hook) (ir.BlockID, bool) {
 	key := ruleList{p, h}
 	id, ok := c.done[key]
 	if !ok {
-		rules := p.Ingress
-		if h.Direction() == flow.Egress {
-			rules = p.Egress
-		}
-		id = c.rules(blockID("policy", p.Tier, p.Name, h.String()), rules, source{
-			object: p.Kind + "(" + p.Tier + "/" + p.Name + ")",
-			origin: flow.Origin{Kind: flow.OriginPolicy, Tier: p.Tier, Name: p.Name, Dir: h.Direction(), Stage: h.Stage(), Pos: p.Pos},
-		})
+		id = c.rules(policyID(p, h), directed(h, p.Ingress, p.Egress), policySource(p, h))
 		c.done[key] = id
 	}
 	return id, id != ""
+}
+
+func policyID(p *policy.Policy, h flow.Hook) ir.BlockID {
+	return blockID("policy", p.Tier, p.Name, h.String())
+}
+
+func policySource(p *policy.Policy, h flow.Hook) source {
+	return source{
+		object: p.Kind + "(" + p.Tier + "/" + p.Name + ")",
+		origin: flow.Origin{Kind: flow.OriginPolicy, Tier: p.Tier, Name: p.Name, Dir: h.Direction(), Stage: h.Stage(), Pos: p.Pos},
+	}
+}
+
+// directed returns what applies at a hook.
+func directed[T any](h flow.Hook, ingress, egress T) T {
+	if h.Direction() == flow.Egress {
+		return egress
+	}
+	return ingress
 }
