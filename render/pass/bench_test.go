@@ -65,7 +65,8 @@ func uniform(n int) []rule {
 	return rules
 }
 
-// mixed returns rules of many shapes: nets of all lengths that nest, ranges of ports, negation, denies among allows.
+// mixed returns rules of many shapes: nets of all lengths that nest, ranges of ports, negation, denies among allows. No
+// rule matches nearly everything: those behind it would not count.
 func mixed(n int, seed uint64) []rule {
 	r := rand.New(rand.NewPCG(seed, 7))
 	bases := make([]uint32, 1+n/8)
@@ -86,16 +87,13 @@ func mixed(n int, seed uint64) []rule {
 		if r.IntN(3) == 0 {
 			x.then = ir.Deny
 		}
-		h := flow.Packet{Path: flow.Input, In: "eth0", Protocol: inet.UDP, Src: prefix().Addr(), Dst: prefix().Addr(), SrcPort: 40000, DstPort: uint16(r.IntN(65536))}
-		if r.IntN(2) == 0 {
+		h := flow.Packet{Path: flow.Input, In: "eth0", Protocol: inet.UDP, Src: prefix().Addr(), Dst: netip.MustParseAddr("192.0.2.1"), SrcPort: 40000, DstPort: uint16(r.IntN(65536))}
+		if r.IntN(3) == 0 {
 			h.Protocol = inet.TCP
 		}
-		ported := r.IntN(10) > 0
-		if ported || r.IntN(2) == 0 {
-			x.match = append(x.match, ir.Clause{ir.InMask{Field: ir.Protocol, Mask: ir.MaskOf(h.Protocol)}})
-		}
-		side := r.IntN(20)
-		if side < 17 {
+		x.match = append(x.match, ir.Clause{ir.InMask{Field: ir.Protocol, Mask: ir.MaskOf(h.Protocol)}})
+		narrow := r.IntN(20) < 17
+		if narrow {
 			p := prefix()
 			h.Src = p.Addr()
 			x.match = append(x.match, ir.Clause{ir.InPrefixes{Field: ir.SrcAddr, Prefixes: []netip.Prefix{p}}})
@@ -103,26 +101,78 @@ func mixed(n int, seed uint64) []rule {
 		if r.IntN(10) == 0 {
 			x.match = append(x.match, ir.Clause{ir.InPrefixes{Field: ir.SrcAddr, Prefixes: []netip.Prefix{prefix()}, Not: true}})
 		}
-		if side >= 17 || r.IntN(3) == 0 {
-			p := prefix()
-			h.Dst = p.Addr()
-			x.match = append(x.match, ir.Clause{ir.InPrefixes{Field: ir.DstAddr, Prefixes: []netip.Prefix{p}}})
+		lo := 1 + r.IntN(65535)
+		hi := lo
+		if r.IntN(3) == 0 {
+			hi = min(65535, lo+r.IntN(2000))
 		}
-		if ported {
-			lo := uint16(r.IntN(65536))
-			hi := lo
-			if r.IntN(3) == 0 {
-				hi = uint16(min(65535, int(lo)+r.IntN(2000)))
-			}
-			not := r.IntN(12) == 0
-			if !not {
-				h.DstPort = lo
-			}
-			x.match = append(x.match, ir.Clause{ir.InPorts{Field: ir.DstPort, Ranges: []inet.PortRange{{Min: lo, Max: hi}}, Not: not}})
+		ports := ir.InPorts{Field: ir.DstPort, Ranges: []inet.PortRange{{Min: uint16(lo), Max: uint16(hi)}}}
+		switch k := r.IntN(20); {
+		case k == 0 && narrow:
+			ports.Not = true
+			x.match = append(x.match, ir.Clause{ports})
+		case k < 18 || !narrow:
+			h.DstPort = uint16(lo)
+			x.match = append(x.match, ir.Clause{ports})
 		}
 		x.hit = h
 	}
 	return rules
+}
+
+// TestCost holds the trees to what they cost the packets: half of them made for a rule, half at random.
+func TestCost(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		rules []rule
+		most  float64 // in rules; a Switch is eight
+	}{
+		{"uniform-1000", uniform(1000), 12}, {"uniform-5000", uniform(5000), 12},
+		{"mixed-1000", mixed(1000, 0), 100}, {"mixed-5000", mixed(5000, 0), 200},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			q, report := pass.Lower(tierOf(tt.rules), pass.Options{})
+			blocks := map[ir.BlockID]ir.Block{}
+			for _, b := range q.Blocks {
+				blocks[b.ID] = b
+			}
+			r := rand.New(rand.NewPCG(1, 2))
+			var c pass.Cost
+			const n = 1000
+			for i := range n {
+				h := tt.rules[r.IntN(len(tt.rules))].hit
+				if i%2 == 0 {
+					h = randomPacket(r)
+				}
+				pass.CostOf(blocks, q.Entries[0].Block, &h, &c)
+			}
+			cost := float64(c.Rules+8*c.Switches) / n
+			t.Logf("cost %.1f: %.1f rules, %.1f switches, %.1f calls; paths %d; %s", cost, float64(c.Rules)/n, float64(c.Switches)/n, float64(c.Calls)/n, pathsOf(blocks, q.Entries[0].Block, map[ir.BlockID]int{}), report)
+			require.Less(t, cost, tt.most)
+		})
+	}
+}
+
+// pathsOf returns the number of ways from a block downwards.
+func pathsOf(blocks map[ir.BlockID]ir.Block, id ir.BlockID, memo map[ir.BlockID]int) int {
+	if n, ok := memo[id]; ok {
+		return n
+	}
+	n := 1
+	for _, s := range blocks[id].Steps {
+		switch s := s.(type) {
+		case ir.Call:
+			n += pathsOf(blocks, s.Block, memo)
+		case ir.Switch:
+			for _, c := range s.Cases {
+				if c.Then.Block != "" {
+					n += pathsOf(blocks, c.Then.Block, memo)
+				}
+			}
+		}
+	}
+	memo[id] = n
+	return n
 }
 
 // Random packets and packets made for the rules, on rule lists as large as real ones.

@@ -203,17 +203,24 @@ func (p *pieces) cover(steps []step, a, b int) []step {
 // composed returns the steps of a cell: its narrow rules, and the pieces of wide rules between them.
 func (t *tree) composed(list []ref, c *cut, cell *cell, p *pieces, b budget) []step {
 	var steps []step
-	w := 0
+	w := 0   // wide rules before the narrow one at hand
+	put := 0 // wide rules that are written
 	for i := 0; i < len(cell.narrow); {
-		from := w
 		for w < len(c.wide) && c.wide[w] < cell.narrow[i] {
 			w++
 		}
-		steps = p.cover(steps, from, w)
+		at := t.place(list[cell.narrow[i]], c.dim, p.wide, put, w)
 		j := i + 1
-		for j < len(cell.narrow) && (w == len(c.wide) || cell.narrow[j] < c.wide[w]) {
-			j++
+		for next := w; j < len(cell.narrow); j++ {
+			for next < len(c.wide) && c.wide[next] < cell.narrow[j] {
+				next++
+			}
+			if t.place(list[cell.narrow[j]], c.dim, p.wide, at, next) != at {
+				break
+			}
 		}
+		steps = p.cover(steps, put, at)
+		put = at
 		run := t.within(nil, refs(list, cell.narrow[i:j]), c.dim, cell.span)
 		steps = append(steps, t.node(run, b)...)
 		if len(run) > 0 && t.always(run[len(run)-1]) {
@@ -221,5 +228,55 @@ func (t *tree) composed(list []ref, c *cut, cell *cell, p *pieces, b budget) []s
 		}
 		i = j
 	}
-	return p.cover(steps, w, len(c.wide))
+	return p.cover(steps, put, len(c.wide))
+}
+
+// reach is how far a narrow rule looks for a better place among the wide ones.
+const reach = 128
+
+// place returns before which wide rule a narrow one may stand, not before from, that the list has before the one at. It
+// gets past wide rules only if no packet can match both, and chooses the place that leaves the fewest pieces.
+func (t *tree) place(r ref, d dim, wide []ref, from, at int) int {
+	lo := at
+	for lo > from && at-lo < reach && !t.overlap(r, wide[lo-1], d) {
+		lo--
+	}
+	if lo == from {
+		return from
+	}
+	best := at
+	for step := 1; step <= at; step *= 2 {
+		if x := at / step * step; x >= lo {
+			best = x
+		}
+	}
+	return best
+}
+
+// overlap reports whether some packet may match both rules; d is the field of the cell.
+func (t *tree) overlap(a, b ref, d dim) bool {
+	for e := range numDims {
+		if e == d {
+			continue
+		}
+		x, y := t.set(a, e), t.set(b, e)
+		if x == nil || y == nil || x.absent && y.absent {
+			continue
+		}
+		meet := false
+		for i, j := 0, 0; i < len(x.spans) && j < len(y.spans) && !meet; {
+			switch {
+			case x.spans[i].hi.less(y.spans[j].lo):
+				i++
+			case y.spans[j].hi.less(x.spans[i].lo):
+				j++
+			default:
+				meet = true
+			}
+		}
+		if !meet {
+			return false
+		}
+	}
+	return true
 }

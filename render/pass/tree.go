@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"math/bits"
 
 	"github.com/hostpolicy/hostpolicy/policy/flow"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
@@ -20,7 +19,8 @@ import (
 // put together from blocks of 2^k rules, which all cells share and which become trees on the other fields. Where even
 // that would be too much, the list is cut in two that are searched one after the other.
 //
-// Nothing is ever moved past anything: every list holds its rules in the order of the program.
+// Every list holds its rules in the order of the program, but for narrow rules that stand further ahead among wide ones
+// where no packet can match both.
 
 const (
 	// switchCost is what a Switch costs, in rules looked at. Measured on nftables, where a verdict map costs about as
@@ -34,9 +34,9 @@ const (
 	maxLevels = 8
 	// spareDepth is how many of the chains that a packet may go through are left to renderers.
 	spareDepth = 5
-	// pathsPerRule bounds the number of ways through a tree: kernels before 6.19 walk all of them when they check for
-	// loops. Ref: linux net/netfilter/nf_tables_api.c, nft_chain_validate.
-	pathsPerRule = 250
+	// pathsPerRule bounds a high guess of the number of ways through a tree: kernels before 6.19 walk all of them when
+	// they check for loops. Ref: linux net/netfilter/nf_tables_api.c, nft_chain_validate.
+	pathsPerRule = 4000
 )
 
 // tree builds the trees of one program.
@@ -206,19 +206,18 @@ func (t *tree) split(list []ref, c *cut, total bool, b budget) []step {
 	}
 	shared := copied
 	replicate := wide <= fewWide && copied <= b.rules || copied <= b.rules/2
-	levels := bits.Len(uint(wide / chunk))
 	heavy := func(cell *cell) bool { return len(cell.narrow)*4 >= wide }
 	if !replicate {
 		paths := 0
-		shared = wide * (levels + 1)
+		shared = 2 * wide
 		for i := range c.cells {
 			cell := &c.cells[i]
 			if heavy(cell) {
 				shared += len(cell.narrow) + wide
 			} else {
-				shared += len(cell.narrow)*(1+levels) + 2
+				shared += 3*len(cell.narrow) + 1
 			}
-			paths += len(cell.narrow) + 2*wide
+			paths += len(cell.narrow) + wide
 		}
 		if shared > b.rules || paths > b.paths || b.depth < 3 {
 			if n < 4*switchCost {
@@ -228,11 +227,11 @@ func (t *tree) split(list []ref, c *cut, total bool, b budget) []step {
 		}
 	}
 	rest := refs(list, c.wide)
-	p := &pieces{t, rest, budget{b.rules * wide / shared, b.paths / max(1, len(c.cells)), b.depth - 2}}
+	p := &pieces{t, rest, budget{max(3*wide, b.rules*wide/shared), b.paths / max(1, len(c.cells)), b.depth - 2}}
 	sw := ir.Switch{Key: []ir.Field{fieldOf[c.dim]}}
 	var behind ir.Target
 	if wide > 0 && !total {
-		behind = ir.Target{Block: t.block(rest, budget{b.rules * wide / shared, b.paths / max(1, len(c.cells)), b.depth - 1})}
+		behind = ir.Target{Block: t.block(rest, budget{max(3*wide, b.rules*wide/shared), b.paths / max(1, len(c.cells)), b.depth - 1})}
 	}
 	add := func(s span, then ir.Target, by ir.OriginID) {
 		if then == (ir.Target{}) {
@@ -258,7 +257,7 @@ func (t *tree) split(list []ref, c *cut, total bool, b budget) []step {
 		var then ir.Target
 		var by ir.OriginID
 		share := func(size int) budget {
-			return budget{max(size, b.rules*size/shared), max(size, b.paths*size/copied), b.depth - 1}
+			return budget{max(2*size, b.rules*size/shared), max(size, b.paths*size/copied), b.depth - 1}
 		}
 		if replicate || heavy(cell) {
 			all = c.merge(all[:0], list, cell)
@@ -277,7 +276,7 @@ func (t *tree) split(list []ref, c *cut, total bool, b budget) []step {
 	}
 	steps := []step{{Step: sw}}
 	if total {
-		return append(steps, t.node(rest, budget{b.rules * max(1, wide) / shared, b.paths, b.depth})...)
+		return append(steps, t.node(rest, budget{max(3*wide, b.rules*wide/shared), b.paths, b.depth})...)
 	}
 	if behind.Block != "" && c.dim.optional() {
 		lacks := ir.InPorts{Field: fieldOf[c.dim], Ranges: allPorts, Not: true}

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pass
+
+import (
+	"strings"
+
+	"github.com/hostpolicy/hostpolicy/policy/flow"
+	"github.com/hostpolicy/hostpolicy/policy/ir"
+)
+
+// Cost is what a packet meets in a program.
+type Cost struct{ Rules, Switches, Calls int }
+
+// CostOf walks a packet with ports through a program whose matches are all constant.
+func CostOf(blocks map[ir.BlockID]ir.Block, id ir.BlockID, p *flow.Packet, c *Cost) ir.Outcome {
+	values := [numDims]num{numOf(ir.Addr(p.Src)), numOf(ir.Addr(p.Dst)), {0, uint64(p.DstPort)}, {0, uint64(p.SrcPort)}, {0, uint64(p.Protocol)}}
+	for _, s := range blocks[id].Steps {
+		outcome := ir.Undecided
+		switch s := s.(type) {
+		case ir.Rule:
+			c.Rules++
+			it, ok := newItem(s)
+			for d := range numDims {
+				if it.sets[d] != nil && it.sets[d].relate(span{values[d], values[d]}) != covers {
+					ok = false
+				}
+			}
+			if ok {
+				outcome = s.Then
+			}
+		case ir.Call:
+			if len(s.Match) > 0 { // for packets without ports
+				c.Rules++
+				continue
+			}
+			c.Calls++
+			outcome = CostOf(blocks, s.Block, p, c)
+		case ir.Switch:
+			c.Switches++
+			d, _ := dimOf(s.Key[0])
+			for _, k := range s.Cases {
+				if !values[d].less(numOf(k.Key[0].Lo)) && !numOf(k.Key[0].Hi).less(values[d]) {
+					if outcome = k.Then.Outcome; k.Then.Block != "" {
+						if strings.HasPrefix(string(k.Then.Block), "tree/") {
+							c.Calls++
+						}
+						outcome = CostOf(blocks, k.Then.Block, p, c)
+					}
+					break
+				}
+			}
+		}
+		if outcome != ir.Undecided {
+			return outcome
+		}
+	}
+	return ir.Undecided
+}
