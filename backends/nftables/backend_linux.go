@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"sort"
 	"sync"
 	"time"
 
@@ -536,24 +537,25 @@ func (f *familySet) update(added, removed []ir.Element, d delta) (in, out []ir.E
 	return in, out
 }
 
-// diff returns what the members in have more and less than the store. It looks closely only where they differ.
-func (f *familySet) diff(in []ir.Element) (added, removed []ir.Element) {
-	four, j := f.set.Family == inet.IPv4, 0
+// diff returns what the members have more and less than the store. It looks closely only where they differ.
+func (f *familySet) diff(members []ir.Element) (added, removed []ir.Element) {
+	// Members are sorted, IPv4 first. IPv4-mapped prefixes are not canonical, but allowed.
+	six := sort.Search(len(members), func(i int) bool { return !members[i].Prefix.Addr().Is4() })
+	in := members[:six]
+	if f.set.Family == inet.IPv6 {
+		in = members[six:]
+	}
+	if slices.ContainsFunc(members[six:], func(e ir.Element) bool { return e.Prefix.Addr().Is4In6() }) {
+		return render.DiffElements(f.store.all, normal(members, f.set))
+	}
 	all := f.store.all
-	for _, e := range in {
-		if j < len(all) && e == all[j] {
-			j++
-			continue
-		}
-		if e.Prefix.Addr().Is4() != four && !e.Prefix.Addr().Is4In6() {
-			continue
-		}
-		return render.DiffElements(all, normal(in, f.set))
+	for len(in) > 0 && len(all) > 0 && in[0] == all[0] {
+		in, all = in[1:], all[1:]
 	}
-	if j < len(all) {
-		return nil, slices.Clone(all[j:])
+	for len(in) > 0 && len(all) > 0 && in[len(in)-1] == all[len(all)-1] {
+		in, all = in[:len(in)-1], all[:len(all)-1]
 	}
-	return nil, nil
+	return render.DiffElements(all, normal(in, f.set))
 }
 
 func (f *familySet) normal(e ir.Element) (ir.Element, bool) {

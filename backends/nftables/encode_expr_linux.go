@@ -34,18 +34,18 @@ func (b *batch) expr(e render.Expr, set *uint32) error {
 		w.meta(metaNFProto)
 		w.cmp(cmpEQ, []byte{nfproto(e.Family)})
 	case render.InNumbers:
-		rs := render.MaskRanges(e.Mask)
 		if err := w.load(e.Key, reg1); err != nil {
 			return err
 		}
-		switch {
-		case len(rs) > 1:
+		if render.IsList(e) {
 			w.lookup("__set%d", set, e.Not, false)
-		case len(rs) == 1:
-			w.inRange(rs[0][:1], rs[0][1:], e.Not)
-		default:
+			break
+		}
+		rs := render.MaskRanges(e.Mask)
+		if len(rs) == 0 {
 			return fmt.Errorf("nftables: %s without numbers", e.Key)
 		}
+		w.inRange(rs[0][:1], rs[0][1:], e.Not)
 	case render.InPorts:
 		if err := w.load(e.Key, reg1); err != nil {
 			return err

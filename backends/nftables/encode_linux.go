@@ -192,48 +192,33 @@ func keysLen(keys []render.Key) (n int) {
 // anonymousSet writes the set that a test needs, if it needs one.
 func (b *batch) anonymousSet(e render.Expr, o object) error {
 	o.kind = objAnonymous
-	switch e := e.(type) {
-	case render.InNumbers:
-		if len(render.MaskRanges(e.Mask)) < 2 {
-			return nil
-		}
-	case render.InPorts:
-		if len(e.Ranges) < 2 {
-			return nil
-		}
-	case render.InPrefixes:
-		if len(e.Prefixes) < 2 {
-			return nil
-		}
-	case render.InNames:
-		if len(e.Names) < 2 {
-			return nil
-		}
-	case render.VerdictMap:
-		s := b.newConstant("", e.Keys, true, e.Ranges(), len(e.Cases), o)
-		var lo, hi [64]byte
-		for i := range e.Cases {
-			c := &e.Cases[i]
-			if len(c.Key) != len(e.Keys) {
-				return fmt.Errorf("nftables: %s: case with %d keys", o, len(c.Key))
-			}
-			l, h := lo[:0], hi[:0]
-			for j, k := range e.Keys {
-				l, h = keyBytes(l, k, c.Key[j].Lo), keyBytes(h, k, c.Key[j].Hi)
-				if len(e.Keys) > 1 {
-					for len(l)&3 != 0 {
-						l, h = append(l, 0), append(h, 0)
-					}
-				}
-			}
-			s.interval(l, h, c.Verdict, c.Comment)
-		}
-		s.done()
-		return nil
-	default:
+	if render.IsList(e) {
+		return b.listSet("", e, o)
+	}
+	m, ok := e.(render.VerdictMap)
+	if !ok {
 		return nil
 	}
-	return b.listSet("", e, o)
+	s := b.newConstant("", m.Keys, true, m.Ranges(), len(m.Cases), o)
+	var lo, hi [64]byte
+	for i := range m.Cases {
+		c := &m.Cases[i]
+		if len(c.Key) != len(m.Keys) {
+			return fmt.Errorf("nftables: %s: case with %d keys", o, len(c.Key))
+		}
+		l, h := lo[:0], hi[:0]
+		for j, k := range m.Keys {
+			l, h = keyBytes(l, k, c.Key[j].Lo), keyBytes(h, k, c.Key[j].Hi)
+			if len(m.Keys) > 1 {
+				for len(l)&3 != 0 {
+					l, h = append(l, 0), append(h, 0)
+				}
+			}
+		}
+		s.interval(l, h, c.Verdict, c.Comment)
+	}
+	s.done()
+	return nil
 }
 
 // listSet writes a constant set for the list that a test is about; one without name is anonymous.

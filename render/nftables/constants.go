@@ -72,29 +72,23 @@ var listKinds = [...]string{
 
 // listKey appends what tells the list that e tests for from others; false if e tests for no list.
 func listKey(b []byte, e Expr) ([]byte, bool) {
+	if !IsList(e) {
+		return b, false
+	}
 	switch e := e.(type) {
 	case InNumbers:
-		if !severalRanges(e.Mask) {
-			return b, false
-		}
 		b = append(b, listKinds[e.Key]...)
 		for _, w := range e.Mask {
 			b = binary.BigEndian.AppendUint64(b, w)
 		}
 		return b, true
 	case InPorts:
-		if len(e.Ranges) < 2 {
-			return b, false
-		}
 		b = append(b, listKinds[e.Key]...)
 		for _, r := range e.Ranges {
 			b = append(b, byte(r.Min>>8), byte(r.Min), byte(r.Max>>8), byte(r.Max))
 		}
 		return b, true
 	case InPrefixes:
-		if len(e.Prefixes) < 2 {
-			return b, false
-		}
 		b = append(b, listKinds[e.Key]...)
 		for _, p := range e.Prefixes {
 			a := p.Addr().As16()
@@ -102,9 +96,6 @@ func listKey(b []byte, e Expr) ([]byte, bool) {
 		}
 		return b, true
 	case InNames:
-		if len(e.Names) < 2 {
-			return b, false
-		}
 		b = append(b, listKinds[e.Key]...)
 		for _, n := range e.Names {
 			b = append(append(b, n...), 0)

@@ -286,7 +286,7 @@ func (b *builder) note(id ir.OriginID) (string, *flow.Origin) {
 	}
 	o := &b.p.Origins[id-1]
 	if b.notes[id-1] == "" {
-		b.notes[id-1] = ruleComment(o)
+		b.notes[id-1] = b.ruleComment(o)
 	}
 	return b.notes[id-1], o
 }

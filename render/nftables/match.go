@@ -196,7 +196,11 @@ func (b *builder) variant(h flow.Hook, m ir.Match, f inet.Family, protocols ir.M
 			case len(alts) == 1:
 				v.base = append(v.base, alts[0]...)
 			default:
-				v.clauses = append(v.clauses, slices.Clone(alts))
+				kept := make([]alternative, len(alts))
+				for i, a := range alts {
+					kept[i] = slices.Clone(a)
+				}
+				v.clauses = append(v.clauses, kept)
 			}
 		}
 	}
@@ -237,7 +241,7 @@ func onAddresses(c ir.Clause) bool {
 // clause returns the alternatives of a clause: none if it cannot hold, an empty one if it always holds. The result is
 // valid until the next call.
 func (b *builder) clause(c ir.Clause, k facts) ([]alternative, error) {
-	b.altBuf = b.altBuf[:0]
+	b.altBuf, b.testBuf = b.altBuf[:0], b.testBuf[:0]
 	for _, t := range c {
 		always, err := b.term(t, k)
 		if err != nil {
@@ -294,7 +298,12 @@ func (b *builder) term(t ir.Term, k facts) (bool, error) {
 	return false, fmt.Errorf("nftables: unknown term %T", t)
 }
 
-func (b *builder) either(es ...Expr) { b.altBuf = append(b.altBuf, alternative(es)) }
+// either appends an alternative.
+func (b *builder) either(es ...Expr) {
+	n := len(b.testBuf)
+	b.testBuf = append(b.testBuf, es...)
+	b.altBuf = append(b.altBuf, b.testBuf[n:len(b.testBuf):len(b.testBuf)])
+}
 
 // guarded appends the alternatives of a test that makes sense for packets of some protocols only. If negated, it holds
 // for all others. A nil test holds for all packets with the protocols, or for none if it is negated.
@@ -360,7 +369,7 @@ func (b *builder) nameTerm(t ir.InNames, k facts) (bool, error) {
 		if len(all) == 0 {
 			return true, nil
 		}
-		b.altBuf = append(b.altBuf, all)
+		b.either(all...)
 		return false, nil
 	}
 	if len(exact) > 0 {

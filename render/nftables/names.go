@@ -5,6 +5,7 @@ package nftables
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"strconv"
 	"strings"
 
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
@@ -125,21 +126,27 @@ func quotable(s string, limit int) string {
 // quotableByte: a '$' in a log prefix names a variable of nft, and '\' has a meaning in names of interfaces.
 func quotableByte(c byte) bool { return ' ' <= c && c <= '~' && c != '"' && c != '\\' && c != '$' }
 
-// ruleComment returns the comment of rules that decide by o.
-func ruleComment(o *flow.Origin) string {
+// ruleComment returns the comment of rules that decide by o: key, text and position.
+func (b *builder) ruleComment(o *flow.Origin) string {
 	text := o.String()
-	b := make([]byte, 0, 16+1+len(text)+1+len(o.Pos.File)+8)
-	b = append(b, o.Key().String()...)
-	b = append(b, ' ')
-	b = append(b, text...)
+	b.text = append(b.text[:0], text...)
+	sum := sha256.Sum256(b.text) // the beginning of which is the RuleKey
+	c := hex.AppendEncode(b.text[:0], sum[:8])
+	c = append(c, ' ')
+	c = append(c, text...)
 	if o.Pos.File != "" {
-		p := o.Pos.String()
-		if len(b)+1+len(p) <= maxComment {
-			b = append(b, ' ')
-			b = append(b, p...)
+		n := len(c)
+		c = append(c, ' ')
+		c = append(c, o.Pos.File...)
+		if o.Pos.Line != 0 {
+			c = strconv.AppendInt(append(c, ':'), int64(o.Pos.Line), 10)
+		}
+		if len(c) > maxComment {
+			c = c[:n]
 		}
 	}
-	return quotable(string(b), maxComment)
+	b.text = c
+	return quotable(string(c[:min(len(c), maxComment)]), maxComment)
 }
 
 // CommentKey returns the RuleKey at the beginning of a rule's comment; false if there is none.

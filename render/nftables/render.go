@@ -116,9 +116,11 @@ type builder struct {
 
 	origin        ir.OriginID // of the step at work, for errors
 	notes         []string    // comments by origin
+	text          []byte      // of the comment at work
 	protocolTests map[ir.Mask]Expr
 	arena         []Expr
 	tailBuf       []Expr
+	testBuf       []Expr // of the alternatives in altBuf
 	altBuf        []alternative
 	variantBuf    []variant
 }

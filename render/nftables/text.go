@@ -375,6 +375,21 @@ func MaskRanges(m ir.Mask) [][2]uint8 {
 	}
 }
 
+// IsList reports whether a test is for so many values that the kernel needs a set for them.
+func IsList(e Expr) bool {
+	switch e := e.(type) {
+	case InNumbers:
+		return severalRanges(e.Mask)
+	case InPorts:
+		return len(e.Ranges) > 1
+	case InPrefixes:
+		return len(e.Prefixes) > 1
+	case InNames:
+		return len(e.Names) > 1
+	}
+	return false
+}
+
 // nextBit returns the first number in m from n on; false and 256 if there is none.
 func nextBit(m ir.Mask, n int) (int, bool) {
 	for w := n >> 6; w < len(m); w++ {

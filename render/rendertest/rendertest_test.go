@@ -19,3 +19,9 @@ func TestProgramsAreValidAndReproducible(t *testing.T) {
 		require.Equal(t, p.String()+m.String(), q.String()+n.String())
 	}
 }
+
+func TestLargeIsValid(t *testing.T) {
+	p, m := rendertest.Large(100, 50)
+	require.NoError(t, ir.Validate(p, m))
+	require.Len(t, m.Set("s:all"), 50)
+}
