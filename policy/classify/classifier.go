@@ -357,7 +357,6 @@ func (m *matcher) first(classes *[numAxes]uint32, start uint32) (uint32, bool) {
 		return uint32(bits.TrailingZeros64(x)), x != 0
 	}
 	word := int(start >> 6)
-	mask := ^uint64(0) << (start & 63)
 	for s := word >> 6; s < m.sumWords; s++ {
 		sum := ^uint64(0)
 		for i := range m.dims {
@@ -366,19 +365,60 @@ func (m *matcher) first(classes *[numAxes]uint32, start uint32) (uint32, bool) {
 		if s == word>>6 {
 			sum &= ^uint64(0) << (word & 63)
 		}
-		for ; sum != 0; sum &= sum - 1 {
+		for sum != 0 {
 			w := s<<6 | bits.TrailingZeros64(sum)
-			x := ^uint64(0)
-			for i := range m.dims {
-				d := &m.dims[i]
-				x &= d.pool[int(d.pages[int(classes[i])*m.rowPages+w/pageWords])+w%pageWords]
+			page := w / pageWords
+			shift := page * pageWords & 63
+			if of := sum >> shift & 0xff; of&(of-1) == 0 {
+				// The usual case where rules are selective.
+				x := ^uint64(0)
+				for i := range m.dims {
+					d := &m.dims[i]
+					x &= d.pool[int(d.pages[int(classes[i])*m.rowPages+page])+w%pageWords]
+				}
+				if w == word {
+					x &= ^uint64(0) << (start & 63)
+				}
+				if x != 0 {
+					return uint32(w<<6 | bits.TrailingZeros64(x)), true
+				}
+			} else if i, ok := m.inPage(classes, page, start); ok {
+				return i, true
 			}
-			if w == word {
-				x &= mask
-			}
-			if x != 0 {
-				return uint32(w<<6 | bits.TrailingZeros64(x)), true
-			}
+			sum &^= 0xff << shift
+		}
+	}
+	return 0, false
+}
+
+// inPage is first in one page. Words that look promising in the summary of a dimension that does not tell much are many
+// and mostly empty; all words of a page cost little more than one or two.
+func (m *matcher) inPage(classes *[numAxes]uint32, page int, start uint32) (uint32, bool) {
+	var x [pageWords]uint64
+	for i := range m.dims {
+		d := &m.dims[i]
+		y := (*[pageWords]uint64)(d.pool[d.pages[int(classes[i])*m.rowPages+page]:])
+		if i == 0 {
+			x = *y
+			continue
+		}
+		x[0] &= y[0]
+		x[1] &= y[1]
+		x[2] &= y[2]
+		x[3] &= y[3]
+		x[4] &= y[4]
+		x[5] &= y[5]
+		x[6] &= y[6]
+		x[7] &= y[7]
+	}
+	w := 0
+	if word := int(start >> 6); word/pageWords == page {
+		w = word % pageWords
+		x[w] &= ^uint64(0) << (start & 63)
+	}
+	for ; w < pageWords; w++ {
+		if x[w] != 0 {
+			return uint32((page*pageWords+w)<<6 | bits.TrailingZeros64(x[w])), true
 		}
 	}
 	return 0, false

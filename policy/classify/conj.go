@@ -91,29 +91,22 @@ func always() []conjID { return []conjID{0} }
 
 func isAlways(cs []conjID) bool { return len(cs) == 1 && cs[0] == 0 }
 
-// of returns the disjunction of conjunctions that a match amounts to, given what is known; nil if no packet matches.
-func (cs *conjs) of(m [][]test, k *knowns) ([]conjID, error) {
+// of returns the disjunction of conjunctions that clauses amount to; nil if no packet fulfils them.
+func (cs *conjs) of(clauses [][]test) ([]conjID, error) {
 	var all [numAxes][]uint32 // the atoms of clauses on one axis
 	var mixed [][]conjID      // the alternatives of each other clause
-	for _, clause := range m {
+	for _, clause := range clauses {
+		if len(clause) == 0 {
+			return nil, nil
+		}
 		var byAxis [numAxes][]test
-		axes, holds := 0, false
+		axes := 0
 		for _, t := range clause {
-			h, known := k.decide(t)
-			if holds = holds || h; known {
-				continue
-			}
 			a := t.axis()
 			if byAxis[a] == nil {
 				axes++
 			}
 			byAxis[a] = append(byAxis[a], t)
-		}
-		if holds {
-			continue
-		}
-		if axes == 0 {
-			return nil, nil
 		}
 		var alternatives []conjID
 		for a, tests := range byAxis {
@@ -148,4 +141,60 @@ func (cs *conjs) of(m [][]test, k *knowns) ([]conjID, error) {
 		}
 	}
 	return out, nil
+}
+
+// match is a match in tests. What it amounts to depends on what is known of packets; the answers are kept.
+type match struct {
+	clauses [][]test
+	dynamic bool // some test may be decided before any lookup
+	done    bool // the answer is known, and always the same
+	answer  []conjID
+	answers map[string][]conjID // otherwise: by the tests that remain open
+	key     []byte
+	open    [][]test
+}
+
+// ask returns the disjunction of conjunctions that the match amounts to, given what is known; nil if no packet matches.
+func (m *match) ask(cs *conjs, k *knowns) (_ []conjID, err error) {
+	if !m.dynamic {
+		if !m.done {
+			m.answer, err = cs.of(m.clauses)
+			m.done = err == nil
+		}
+		return m.answer, err
+	}
+	m.key, m.open = m.key[:0], m.open[:0]
+	for _, clause := range m.clauses {
+		begin, holds := len(m.key), false
+		var open []test
+		m.key = append(m.key, 0)
+		for i, t := range clause {
+			if i&7 == 0 {
+				m.key = append(m.key, 0)
+			}
+			h, known := k.decide(t)
+			holds = holds || h
+			if !known {
+				m.key[len(m.key)-1] |= 1 << (i & 7)
+				open = append(open, t)
+			}
+		}
+		if holds {
+			m.key = append(m.key[:begin], 1)
+			continue
+		}
+		m.open = append(m.open, open)
+	}
+	answer, ok := m.answers[string(m.key)]
+	if ok {
+		return answer, nil
+	}
+	if answer, err = cs.of(m.open); err != nil {
+		return nil, err
+	}
+	if m.answers == nil {
+		m.answers = map[string][]conjID{}
+	}
+	m.answers[string(m.key)] = answer
+	return answer, nil
 }

@@ -27,14 +27,6 @@ type step struct {
 	callees []int // by match; -1 if it leads to no block
 }
 
-// match is a match in tests. What it amounts to is kept if it depends on nothing that differs from list to list.
-type match struct {
-	clauses [][]test
-	dynamic bool
-	done    bool
-	conjs   []conjID
-}
-
 func newProgram(p *ir.Program) (*program, error) {
 	q := &program{ids: make(map[ir.BlockID]int, len(p.Blocks)), blocks: make([]block, len(p.Blocks))}
 	for i, b := range p.Blocks {
@@ -165,7 +157,7 @@ func (f *flattener) block(id int, ctx []conjID) (bool, error) {
 func (f *flattener) step(s *step, ctx []conjID) (bool, error) {
 	switch st := s.ir.(type) {
 	case ir.Rule:
-		own, err := f.match(&s.matches[0])
+		own, err := s.matches[0].ask(f.conjs, &f.knowns)
 		if err != nil || own == nil {
 			return true, err
 		}
@@ -195,7 +187,7 @@ func (f *flattener) cases(s *step, from, to int, ctx []conjID, resume ir.Outcome
 	f.frames = append(f.frames, frame{resume, behind})
 	goesOn := true
 	for i := from; i < to && goesOn; i++ {
-		own, err := f.match(&s.matches[i])
+		own, err := s.matches[i].ask(f.conjs, &f.knowns)
 		if err != nil {
 			return false, err
 		}
@@ -222,21 +214,6 @@ func (f *flattener) cases(s *step, from, to int, ctx []conjID, resume ir.Outcome
 	f.frames = f.frames[:len(f.frames)-1]
 	f.labels[behind].at = uint32(len(f.rules))
 	return goesOn || f.labels[behind].used, nil
-}
-
-// match returns what a match amounts to.
-func (f *flattener) match(m *match) ([]conjID, error) {
-	if m.done {
-		return m.conjs, nil
-	}
-	cs, err := f.conjs.of(m.clauses, &f.knowns)
-	if err != nil {
-		return nil, err
-	}
-	if !m.dynamic {
-		m.done, m.conjs = true, cs
-	}
-	return cs, nil
 }
 
 // rule appends one rule.

@@ -4,6 +4,7 @@ package classify_test
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 
@@ -34,17 +35,25 @@ func addrsOf(ss ...string) []netip.Addr {
 	return as
 }
 
-// source draws what generators need.
+// source draws what generators need: from rapid, which makes a failure small, or from random numbers, which is fast.
 type source struct {
-	t *rapid.T
-	p *ir.Program
+	upTo func(n int) int // a number from 0 to n
+	p    *ir.Program
+	long bool // lists are to be long: rules are picky, and ask about nothing that makes several lists
 }
 
-func pick[T any](s source, vs []T) T { return rapid.SampledFrom(vs).Draw(s.t, "") }
+func rapidly(t *rapid.T) source {
+	return source{upTo: func(n int) int { return rapid.IntRange(0, n).Draw(t, "") }}
+}
 
-func (s source) upTo(n int) int { return rapid.IntRange(0, n).Draw(s.t, "") }
+func randomly(seed uint64) source {
+	r := rand.New(rand.NewPCG(seed, 0))
+	return source{upTo: func(n int) int { return r.IntN(n + 1) }}
+}
 
-func (s source) bool() bool { return rapid.Bool().Draw(s.t, "") }
+func pick[T any](s source, vs []T) T { return vs[s.upTo(len(vs)-1)] }
+
+func (s source) bool() bool { return s.upTo(1) == 1 }
 
 func (s source) prefix() netip.Prefix {
 	a := pick(s, slices.Concat(addrs4, addrs6))
@@ -55,9 +64,9 @@ func (s source) prefix() netip.Prefix {
 
 func (s source) origin() ir.OriginID { return ir.OriginID(1 + s.upTo(len(s.p.Origins)-1)) }
 
-// program makes valid canonical programs. They hold no block of an endpoint.
-func program(t *rapid.T) (*ir.Program, ir.Members) {
-	s := source{t, &ir.Program{}}
+// program makes valid canonical programs of some blocks with up to some steps each. They hold no block of an endpoint.
+func program(s source, blocks, steps int) (*ir.Program, ir.Members) {
+	s.p = &ir.Program{}
 	p := s.p
 	var m ir.Members
 	for i := range s.upTo(3) {
@@ -81,11 +90,10 @@ func program(t *rapid.T) (*ir.Program, ir.Members) {
 		p.Origins = append(p.Origins, flow.Origin{Kind: flow.OriginPolicy, Tier: "t", Name: "p", Index: i})
 	}
 	p.Origins = append(p.Origins, flow.Origin{Kind: flow.OriginNoVerdict}, flow.Origin{Kind: flow.OriginWorkload})
-	const blocks = 5
 	var below []ir.BlockID
 	for i := range blocks {
 		b := ir.Block{ID: ir.BlockID(fmt.Sprintf("b%d", blocks-i))}
-		for range s.upTo(5) {
+		for range s.upTo(steps) {
 			b.Steps = append(b.Steps, s.step(below))
 		}
 		p.Blocks = append(p.Blocks, b)
@@ -122,11 +130,15 @@ func (s source) step(below []ir.BlockID) ir.Step {
 	resume := ir.OutcomeSet(s.upTo(15))
 	switch k := s.upTo(5); {
 	case k <= 1 && len(below) > 0:
-		return ir.Call{Match: s.match(1), Block: pick(s, below), Resume: resume}
-	case k == 2:
+		return ir.Call{Match: s.match(0, 1), Block: pick(s, below), Resume: resume}
+	case k == 2 && !s.long:
 		return s.swtch(below, resume)
 	}
-	r := ir.Rule{Match: s.match(3), Then: ir.Outcome(s.upTo(3)), Origin: s.origin()}
+	least := 0
+	if s.long {
+		least = 3
+	}
+	r := ir.Rule{Match: s.match(least, 3), Then: ir.Outcome(s.upTo(3)), Origin: s.origin()}
 	if s.upTo(3) == 0 {
 		r.Do = []ir.Effect{ir.Log}
 	}
@@ -138,7 +150,10 @@ var fields = []ir.Field{
 }
 
 func (s source) swtch(below []ir.BlockID, resume ir.OutcomeSet) ir.Step {
-	sw := ir.Switch{Resume: resume, Key: rapid.SliceOfNDistinct(rapid.SampledFrom(fields), 1, 2, rapid.ID[ir.Field]).Draw(s.t, "")}
+	sw := ir.Switch{Resume: resume, Key: []ir.Field{pick(s, fields)}}
+	if f := pick(s, fields); f != sw.Key[0] {
+		sw.Key = append(sw.Key, f)
+	}
 	for range s.upTo(5) {
 		c := ir.Case{}
 		for _, f := range sw.Key {
@@ -201,9 +216,9 @@ func (s source) interval(f ir.Field) ir.Interval {
 	return between(ir.Number(pick(s, ports)), ir.Number(pick(s, ports)))
 }
 
-func (s source) match(most int) ir.Match {
+func (s source) match(least, most int) ir.Match {
 	var m ir.Match
-	for range s.upTo(most) {
+	for range least + s.upTo(most-least) {
 		c := ir.Clause{}
 		for range s.upTo(5) - 2 {
 			c = append(c, s.term())
@@ -232,7 +247,7 @@ func (s source) term() ir.Term {
 			ps = append(ps, s.prefix())
 		}
 		return ir.InPrefixes{Field: pick(s, []ir.Field{ir.SrcAddr, ir.DstAddr}), Prefixes: ir.MergePrefixes(ps), Not: not}
-	case k == 2:
+	case k == 2 && !s.long:
 		var ns []ir.NamePattern
 		for range 1 + s.upTo(1) {
 			ns = append(ns, ir.NamePattern{Name: pick(s, names), Prefix: s.bool()})
@@ -248,6 +263,9 @@ func (s source) term() ir.Term {
 		return ir.InPorts{Field: pick(s, []ir.Field{ir.SrcPort, ir.DstPort}), Ranges: ir.MergePorts(rs), Not: not}
 	}
 	f := pick(s, []ir.Field{ir.Family, ir.Protocol, ir.ICMPType, ir.ICMPCode, ir.State})
+	if s.long && f == ir.State {
+		f = ir.Family
+	}
 	var vs []uint8
 	for range 1 + s.upTo(1) {
 		switch f {
@@ -265,8 +283,7 @@ func (s source) term() ir.Term {
 }
 
 // packet makes packets of the universe, among them such as no kernel would show.
-func packet(t *rapid.T) *flow.Packet {
-	s := source{t: t}
+func packet(s source) *flow.Packet {
 	p := &flow.Packet{
 		Path:     flow.Path(1 + s.upTo(3)),
 		Protocol: pick(s, protos),

@@ -168,22 +168,99 @@ func (w *rowState) cuts(axis Axis) []Cut {
 		}
 	}
 	slices.SortFunc(events, func(x, y event) int { return x.at.compare(y.at) })
-	var cuts []Cut
-	file := func(at key) {
-		if class := w.out.row(); len(cuts) == 0 || cuts[len(cuts)-1].Class != class {
+	first := 0
+	for first < len(events) && events[first].at == (key{}) {
+		w.toggle(&w.uses[events[first].use])
+		first++
+	}
+	sweep := newSweep(w)
+	cuts := []Cut{{Class: sweep.class()}}
+	for i := first; i < len(events); i++ {
+		at := events[i].at
+		sweep.toggle(events[i].use)
+		if i+1 < len(events) && events[i+1].at == at {
+			continue
+		}
+		if class := sweep.class(); cuts[len(cuts)-1].Class != class {
 			cuts = append(cuts, Cut{at.value(), class})
 		}
 	}
-	if len(events) == 0 || events[0].at != (key{}) {
-		file(key{})
+	return slices.Clip(cuts)
+}
+
+// sweep puts off changes to the row until it is needed: most values lie in few sets, and in the same ones as values
+// seen before. Without that, a set that is in many rules would cost time for each rule and member. What it keeps is how
+// values differ from the first ones, for which all negated atoms hold.
+type sweep struct {
+	w       *rowState
+	on      []bool   // by use: whether the atom holds now as it does not at first, or the other way about
+	applied []bool   // by use: likewise for the row
+	pending []int    // uses for which the two may differ
+	list    []uint32 // the uses that are on, sorted, if they are few; otherwise it means nothing
+	few     bool
+	count   int
+	known   map[string]uint32 // classes by list
+	key     []byte
+}
+
+// few is how many uses may be on for their class to be remembered.
+const few = 24
+
+func newSweep(w *rowState) *sweep {
+	return &sweep{w: w, on: make([]bool, len(w.uses)), applied: make([]bool, len(w.uses)), few: true, known: map[string]uint32{}}
+}
+
+func (s *sweep) toggle(use int) {
+	s.on[use] = !s.on[use]
+	s.pending = append(s.pending, use)
+	if s.on[use] {
+		s.count++
+	} else {
+		s.count--
 	}
-	for i, e := range events {
-		w.toggle(&w.uses[e.use])
-		if i+1 == len(events) || events[i+1].at != e.at {
-			file(e.at)
+	switch {
+	case s.count > few, !s.few && s.count > few/2:
+		s.few = false
+	case !s.few: // the sweep has left a crowded place
+		s.few, s.list = true, s.list[:0]
+		for i, on := range s.on {
+			if on {
+				s.list = append(s.list, uint32(i))
+			}
+		}
+	default:
+		i, found := slices.BinarySearch(s.list, uint32(use))
+		if found {
+			s.list = slices.Delete(s.list, i, i+1)
+		} else {
+			s.list = slices.Insert(s.list, i, uint32(use))
 		}
 	}
-	return slices.Clip(cuts)
+}
+
+// class returns the class of the values for which those atoms hold that are on.
+func (s *sweep) class() uint32 {
+	if s.few {
+		s.key = s.key[:0]
+		for _, u := range s.list {
+			s.key = binary.LittleEndian.AppendUint32(s.key, u)
+		}
+		if class, ok := s.known[string(s.key)]; ok {
+			return class
+		}
+	}
+	for _, u := range s.pending {
+		if s.on[u] != s.applied[u] {
+			s.w.toggle(&s.w.uses[u])
+			s.applied[u] = s.on[u]
+		}
+	}
+	s.pending = s.pending[:0]
+	class := s.w.out.row()
+	if s.few {
+		s.known[string(s.key)] = class
+	}
+	return class
 }
 
 // points finds the endpoints that the sets of the axis tell apart, and the class of all others.

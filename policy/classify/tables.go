@@ -19,7 +19,7 @@ var ErrTooLarge = errors.New("program is too large when its blocks are inlined")
 
 // The limits that keep a program of a few lines, whose blocks call each other many times over, from taking all memory.
 const (
-	MaxListRules  = 1 << 20 // rules of one list
+	MaxListRules  = 1 << 18 // rules of one list
 	maxTotalRules = 1 << 25 // rules of all lists, before equal lists become one
 	maxSplit      = 1 << 12 // bits that one rule may become
 )

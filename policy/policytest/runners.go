@@ -13,9 +13,9 @@ import (
 	"github.com/hostpolicy/hostpolicy/policy/ir"
 )
 
-// Pure returns the runners that need no kernel: the reference evaluator ("eval") and the compiled program in the
-// interpreter ("ir").
-func Pure() []Runner { return []Runner{evalRunner{}, irRunner{}} }
+// Pure returns the runners that need no kernel: the reference evaluator ("eval"), and the compiled program in the
+// interpreter ("ir") and in the flat classifier ("fast").
+func Pure() []Runner { return []Runner{evalRunner{}, irRunner{}, fastRunner{}} }
 
 type evalRunner struct{}
 

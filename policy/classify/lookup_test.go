@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package classify
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
+	"github.com/hostpolicy/hostpolicy/policy/ir"
+)
+
+// edges are values at which lookup structures change their ways, and their neighbours.
+func edges() []key {
+	ks := []key{{}, lastKey, {lo: mapped << 32}, {lo: mapped<<32 | 0xffffffff}, {lo: mapped<<32 | 0x0a010000}, {lo: mapped<<32 | 0x0a010200}, {hi: 1}, {lo: ^uint64(0)}, {hi: 0xfd << 56}}
+	for _, n := range []int{8, 16, 24, 40, 56, 63} {
+		ks = append(ks, key{lo: 1 << n}, key{hi: 1 << n})
+	}
+	for _, k := range slices.Clone(ks) {
+		ks = append(ks, k.next(), k.prev())
+	}
+	return ks
+}
+
+func cutsOf(t *rapid.T, among []key, classes uint32) []cut {
+	ks := append(rapid.SliceOfN(rapid.SampledFrom(among), 0, 12).Draw(t, "cuts"), key{})
+	slices.SortFunc(ks, key.compare)
+	var cuts []cut
+	for i, k := range slices.Compact(ks) {
+		c := rapid.Uint32Range(0, classes).Draw(t, "class")
+		if i > 0 && c == cuts[i-1].class {
+			c = (c + 1) % (classes + 1)
+		}
+		cuts = append(cuts, cut{k, c})
+	}
+	return cuts
+}
+
+func TestAddrLookupFindsTheLastCut(t *testing.T) {
+	all := edges()
+	rapid.Check(t, func(t *rapid.T) {
+		cuts := cutsOf(t, all, 3)
+		l := newAddrLookup(cuts)
+		for _, k := range all {
+			require.Equal(t, classAt(cuts, k), l.get(k), "%x of %x", k, cuts)
+		}
+	})
+}
+
+func TestAddrLookupOfManyPrefixes(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	for _, v4 := range []bool{true, false} {
+		random := func() key {
+			if v4 {
+				return key{lo: mapped<<32 | uint64(10<<24|r.Uint32()&0x3ffff)}
+			}
+			return key{hi: 0xfd<<56 | r.Uint64N(3), lo: r.Uint64() >> r.IntN(64)}
+		}
+		ks := []key{{}}
+		for range 5000 {
+			ks = append(ks, random())
+		}
+		slices.SortFunc(ks, key.compare)
+		var cuts []cut
+		for i, k := range slices.Compact(ks) {
+			cuts = append(cuts, cut{k, uint32(i)})
+		}
+		l := newAddrLookup(cuts)
+		for i := range 20000 {
+			k := random()
+			if i < len(ks) {
+				k = ks[i].prev()
+			}
+			require.Equal(t, classAt(cuts, k), l.get(k))
+		}
+	}
+}
+
+func TestNumberRuns(t *testing.T) {
+	var among []key
+	for _, n := range []uint64{1, 2, 63, 64, 65, 127, 128, 4095, 4096, 32768, 65534, 65535} {
+		among = append(among, key{lo: n}, key{lo: 0x04010000 + n}, key{lo: 0x04010000})
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		cuts := cutsOf(t, among, 3)
+		for _, offset := range []uint32{0, 0x04010000} {
+			r := newNumberRuns(cuts, offset)
+			for n := range 1 << 16 {
+				if want := classAt(cuts, key{lo: uint64(offset) + uint64(n)}); r.get(uint16(n)) != want {
+					t.Fatalf("%d behind %d: got %d, want %d", n, offset, r.get(uint16(n)), want)
+				}
+			}
+		}
+	})
+}
+
+func TestPointLookup(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	d := Dimension{Absent: 9}
+	want := map[ir.Element]uint32{}
+	draw := func() ir.Element {
+		a := netip.AddrFrom4([4]byte{10, 0, 0, byte(r.UintN(20))})
+		if r.UintN(2) == 0 {
+			a = netip.AddrFrom16([16]byte{0: 0xfd, 15: byte(r.UintN(20))})
+		}
+		return ir.Element{Prefix: netip.PrefixFrom(a, a.BitLen()), Protocol: inet.Protocol(1 + r.UintN(3)), Port: uint16(r.UintN(20))}
+	}
+	for range 1000 {
+		e := draw()
+		if _, ok := want[e]; !ok {
+			want[e] = r.Uint32N(9)
+			d.Points = append(d.Points, Point{e.Prefix.Addr(), e.Protocol, e.Port, want[e]})
+		}
+	}
+	l := newPointLookup(&d)
+	require.LessOrEqual(t, 2*len(d.Points), len(l.slots), "a lookup must meet an empty slot soon")
+	for range 5000 {
+		e := draw()
+		class, ok := want[e]
+		if !ok {
+			class = d.Absent
+		}
+		require.Equal(t, class, l.get(addrKey(e.Prefix.Addr()), uint32(e.Protocol)<<16|uint32(e.Port)))
+	}
+	require.Equal(t, uint32(5), newPointLookup(&Dimension{Absent: 5}).get(key{}, 1))
+}
+
+func TestUnionAndComplement(t *testing.T) {
+	all := edges()
+	rapid.Check(t, func(t *rapid.T) {
+		var spans []span
+		for range rapid.IntRange(0, 5).Draw(t, "n") {
+			a, b := rapid.SampledFrom(all).Draw(t, "a"), rapid.SampledFrom(all).Draw(t, "b")
+			if b.less(a) {
+				a, b = b, a
+			}
+			spans = append(spans, span{a, b})
+		}
+		in := func(s []span, k key) bool {
+			return slices.ContainsFunc(s, func(x span) bool { return !k.less(x.lo) && !x.hi.less(k) })
+		}
+		joined := union(slices.Clone(spans))
+		rest := complement(joined)
+		for _, k := range all {
+			require.Equal(t, in(spans, k), in(joined, k))
+			require.Equal(t, !in(spans, k), in(rest, k))
+		}
+		for _, s := range [][]span{joined, rest} {
+			for i := 1; i < len(s); i++ {
+				require.True(t, s[i-1].hi.next().less(s[i].lo), "spans that touch are one")
+			}
+		}
+	})
+}
+
+func TestRowWriterFilesEqualRowsOnce(t *testing.T) {
+	for _, rules := range []int{1, 64, 65, 512, 513, 5000} {
+		w := newRowWriter(rules)
+		empty := w.row()
+		words := (rules + 63) / 64
+		w.set(words-1, 5)
+		some := w.row()
+		require.NotEqual(t, empty, some)
+		w.set(words-1, 0)
+		require.Equal(t, empty, w.row())
+		w.set(0, 1)
+		w.set(words-1, 5)
+		if words > 1 {
+			require.NotContains(t, []uint32{empty, some}, w.row())
+		}
+		rows := w.finish()
+		want := make([]uint64, words)
+		require.Equal(t, want, rows.Row(empty))
+		want[words-1] = 5
+		require.Equal(t, want, rows.Row(some))
+		sum := rows.Summary(some)
+		require.Len(t, sum, (words+63)/64)
+		require.Equal(t, uint64(1)<<((words-1)&63), sum[len(sum)-1])
+	}
+}
