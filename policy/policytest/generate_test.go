@@ -4,6 +4,7 @@ package policytest_test
 
 import (
 	"flag"
+	"fmt"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -12,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/hostpolicy/hostpolicy/policy"
+	"github.com/hostpolicy/hostpolicy/policy/classify"
 	"github.com/hostpolicy/hostpolicy/policy/compile"
 	"github.com/hostpolicy/hostpolicy/policy/eval"
 	"github.com/hostpolicy/hostpolicy/policy/flow"
@@ -24,8 +26,8 @@ var (
 	seed      = flag.Uint64("seed", 0, "the first of them")
 )
 
-// The two readings of the semantics agree on verdict and origin, for every packet of every universe.
-func TestEvaluatorAndProgramAgreeOnRandomUniverses(t *testing.T) {
+// The two readings of the semantics, and the classifier, agree on verdict and origin for every packet of every universe.
+func TestPureRunnersAgreeOnRandomUniverses(t *testing.T) {
 	n := *universes
 	if testing.Short() {
 		n = min(n, 100)
@@ -72,13 +74,22 @@ func disagree(t *testing.T, c *policytest.Case) (what string, packets, byRule in
 	if err != nil {
 		return "interpreter: " + err.Error(), 0, 0
 	}
+	fast, err := classify.New(p, m)
+	if err != nil {
+		return "classifier: " + err.Error(), 0, 0
+	}
+	others := []struct {
+		name    string
+		verdict func(*flow.Packet) (flow.Verdict, flow.Origin)
+	}{{"ir", in.Verdict}, {"fast", fast.Verdict}}
 	e := eval.New(s)
 	for i := range c.Packets {
 		pkt := &c.Packets[i].Packet
 		wantV, want := e.Decide(pkt)
-		gotV, got := in.Verdict(pkt)
-		if wantV != gotV || want.ID() != got.ID() {
-			return c.Packets[i].Text + ": eval " + wantV.String() + " " + want.String() + ", ir " + gotV.String() + " " + got.String(), 0, 0
+		for _, other := range others {
+			if gotV, got := other.verdict(pkt); wantV != gotV || want.ID() != got.ID() {
+				return fmt.Sprintf("%s: eval %s %s, %s %s %s", c.Packets[i].Text, wantV, want, other.name, gotV, got), 0, 0
+			}
 		}
 		if want.Kind == flow.OriginPolicy || want.Kind == flow.OriginProfile {
 			byRule++
