@@ -154,7 +154,7 @@ func plan(changes []Change) ([]*Change, *hostendpoint.Host, error) {
 		switch c := &changes[i]; {
 		case c.host != nil:
 			host = c.host
-		case c.object == nil && c.id == (hostendpoint.ID{}):
+		case isNil(c.object) && c.id == (hostendpoint.ID{}):
 			return nil, nil, fmt.Errorf("%w: number %d names neither an object nor the host", ErrChange, i)
 		default:
 			last[c.stored()] = i
@@ -168,6 +168,31 @@ func plan(changes []Change) ([]*Change, *hostendpoint.Host, error) {
 	}
 	slices.SortStableFunc(todo, func(a, b *Change) int { return cmp.Compare(a.rank(), b.rank()) })
 	return todo, host, nil
+}
+
+// isNil reports whether there is no object: an Object is a pointer that may be nil.
+func isNil(o hostendpoint.Object) bool {
+	switch o := o.(type) {
+	case nil:
+		return true
+	case *hostendpoint.HostEndpoint:
+		return o == nil
+	case *hostendpoint.Profile:
+		return o == nil
+	case *hostendpoint.Tier:
+		return o == nil
+	case *hostendpoint.GlobalNetworkPolicy:
+		return o == nil
+	case *hostendpoint.NetworkPolicy:
+		return o == nil
+	case *hostendpoint.GlobalNetworkSet:
+		return o == nil
+	case *hostendpoint.NetworkSet:
+		return o == nil
+	case *hostendpoint.Node:
+		return o == nil
+	}
+	return false
 }
 
 func (c *Change) rank() int {
