@@ -5,7 +5,6 @@ package iptables
 import (
 	"cmp"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
@@ -138,13 +137,17 @@ func DiffSets(a, b []Set) []SetChange {
 
 // without returns the elements of x that are not in y; both are sorted.
 func without(x, y []ir.Element) []ir.Element {
+	if same(x, y) {
+		return nil
+	}
 	var out []ir.Element
 	for _, e := range x {
-		i, found := slices.BinarySearchFunc(y, e, ir.CompareElements)
-		if !found {
+		for len(y) > 0 && ir.CompareElements(y[0], e) < 0 {
+			y = y[1:]
+		}
+		if len(y) == 0 || y[0] != e {
 			out = append(out, e)
 		}
-		y = y[i:]
 	}
 	return out
 }

@@ -10,15 +10,13 @@ import (
 )
 
 // Fingerprint identifies the content of the ruleset, comments and members included. The names of roots stand for all
-// chains below them, so it costs no more than the members do; these enter as a sum of hashes.
+// chains below them, and members enter as a sum of hashes, so it costs little. It tells contents
+// apart; it does not withstand an adversary who chooses the members.
 func (r *Ruleset) Fingerprint() string {
-	var sum [4]uint64
+	var sum elementSum
 	for i := range r.Sets {
-		for _, e := range r.Sets[i].Elements {
-			h := elementHash(r.Sets[i].Name, e)
-			for j := range sum {
-				sum[j] += h[j]
-			}
+		for j, n := range r.Sets[i].sum {
+			sum[j] += n
 		}
 	}
 	structure := r.StructureHash()
@@ -47,6 +45,22 @@ func (r *Ruleset) StructureHash() [sha256.Size]byte {
 		b = append(b, '\n')
 	}
 	return sha256.Sum256(b)
+}
+
+// elementSum is the sum of the hashes of the elements of a set, which does not depend on their order. The elements of
+// constant sets are part of their names.
+type elementSum [4]uint64
+
+func (s *elementSum) add(set string, e ir.Element) {
+	for i, n := range elementHash(set, e) {
+		s[i] += n
+	}
+}
+
+func (s *elementSum) remove(set string, e ir.Element) {
+	for i, n := range elementHash(set, e) {
+		s[i] -= n
+	}
 }
 
 func elementHash(set string, e ir.Element) [4]uint64 {

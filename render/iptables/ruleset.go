@@ -45,6 +45,7 @@ type Ruleset struct {
 
 	consts  []Set // sorted by Name
 	members []Set // without Elements, sorted by Name
+	source  ir.Members
 }
 
 // Marks are the bits of the packet mark that an instance uses, taken from Options.MarkMask from the lowest on. Comparable.
@@ -108,6 +109,8 @@ type Set struct {
 	Use      Use
 	Max      int          // the largest number of elements
 	Elements []ir.Element // of the family, sorted; no prefix of length 0
+
+	sum elementSum
 }
 
 // Use says how the verdict of a packet depends on whether it is in a set. A backend that cannot change several sets at

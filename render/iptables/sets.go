@@ -66,17 +66,37 @@ func (g *program) fill(r *Ruleset, m ir.Members) error {
 	}
 	slices.SortFunc(r.members, func(a, b Set) int { return strings.Compare(a.Name, b.Name) })
 	sets, err := r.fill(m)
-	r.Sets = sets
+	r.Sets, r.source = sets, m
 	return err
 }
 
+// fill returns the sets with members m. Sets whose members are the very ones that r was filled with are not looked at.
 func (r *Ruleset) fill(m ir.Members) ([]Set, error) {
 	sets := make([]Set, 0, len(r.consts)+len(r.members))
 	sets = append(sets, r.consts...)
 	for _, s := range r.members {
-		s.Elements = Elements(m.Set(s.ID), s.Kind, s.Family)
+		in := m.Set(s.ID)
+		old, ok := r.Set(s.Name)
+		if ok && same(in, r.source.Set(s.ID)) {
+			sets = append(sets, *old)
+			continue
+		}
+		s.Elements = Elements(in, s.Kind, s.Family)
 		if len(s.Elements) > s.Max {
 			return nil, &render.UnsupportedError{Backend: Backend, What: fmt.Sprintf("set %s has %d elements; the limit is %d", s.ID, len(s.Elements), s.Max)}
+		}
+		if ok {
+			s.sum = old.sum
+			for _, e := range without(old.Elements, s.Elements) {
+				s.sum.remove(s.Name, e)
+			}
+			for _, e := range without(s.Elements, old.Elements) {
+				s.sum.add(s.Name, e)
+			}
+		} else {
+			for _, e := range s.Elements {
+				s.sum.add(s.Name, e)
+			}
 		}
 		sets = append(sets, s)
 	}
@@ -84,14 +104,18 @@ func (r *Ruleset) fill(m ir.Members) ([]Set, error) {
 	return sets, nil
 }
 
-// Refill returns the ruleset with other members. It costs no more than the members do. The error is that of Render.
+// same reports whether two slices are one.
+func same(a, b []ir.Element) bool { return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0]) }
+
+// Refill returns the ruleset with other members, under the conditions of Render. It looks closely only at sets whose
+// slice of elements is another one than before.
 func (r *Ruleset) Refill(m ir.Members) (*Ruleset, error) {
 	q := *r
 	sets, err := r.fill(m)
 	if err != nil {
 		return nil, err
 	}
-	q.Sets = sets
+	q.Sets, q.source = sets, m
 	return &q, nil
 }
 

@@ -111,10 +111,7 @@ func (h *Hook) AppendJumpBody(b []byte) []byte {
 
 // AppendText appends the lines that add the rules of the chain.
 func (c *Chain) AppendText(b []byte) []byte {
-	text := c.text
-	if text == nil {
-		text = appendBodies(nil, c.Rules)
-	}
+	text := c.Bodies()
 	for len(text) > 0 {
 		b = append(b, "-A "...)
 		b = append(b, c.Name...)
@@ -405,4 +402,12 @@ func (s *Set) AppendMember(b []byte, e ir.Element) []byte {
 	b = appendProtocol(b, e.Protocol)
 	b = append(b, ':')
 	return strconv.AppendUint(b, uint64(e.Port), 10)
+}
+
+// Bodies returns the rules of the chain without its name, each with a newline at its end. It must not be changed.
+func (c *Chain) Bodies() []byte {
+	if c.text == nil {
+		return appendBodies(nil, c.Rules)
+	}
+	return c.text
 }

@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package iptables
+
+import (
+	"cmp"
+	"context"
+	"maps"
+	"slices"
+
+	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
+	"github.com/hostpolicy/hostpolicy/policy/ir"
+	render "github.com/hostpolicy/hostpolicy/render/iptables"
+)
+
+// commit is one Apply.
+type commit struct {
+	*Backend
+	ctx     context.Context
+	rules   *render.Ruleset
+	changes int
+
+	tables  bool // the tables have to be looked at
+	have    map[inet.Family]saved
+	fill    script // new sets
+	early   script // changes of members that only deny
+	late    script // changes of members that may allow
+	destroy []string
+}
+
+const applyOp = "apply"
+
+// wanted reports whether the family is in use here.
+func (c *commit) wanted(f inet.Family) bool { return slices.Contains(c.families, f) }
+
+// prepare reads what is needed, and finds out what has to be done about sets.
+func (c *commit) prepare(membersOnly bool) error {
+	var have []render.Set
+	var foreign map[string]*savedSet
+	if c.last != nil && !c.suspect {
+		have = c.last.rules.Sets
+	} else {
+		sets, err := c.readSets(c.ctx, applyOp)
+		if err != nil {
+			return err
+		}
+		foreign = sets
+		have = c.adopt(sets)
+	}
+	c.sets(have, foreign)
+	if membersOnly {
+		return nil
+	}
+	c.tables = true
+	c.have = map[inet.Family]saved{}
+	for _, f := range c.families {
+		s, err := c.read(c.ctx, applyOp, f, false)
+		if err != nil {
+			return err
+		}
+		c.have[f] = s
+	}
+	return nil
+}
+
+// adopt returns the sets of the kernel as sets of a ruleset. What being in them meant is not known; that it was what it
+// will mean is the best guess.
+func (c *commit) adopt(sets map[string]*savedSet) []render.Set {
+	var out []render.Set
+	for _, name := range sortedKeys(sets) {
+		x := sets[name]
+		s := render.Set{Name: name, Kind: x.kind, Family: x.family, Max: x.max, Elements: x.elements}
+		if want, ok := c.rules.Set(name); ok {
+			s.Use = want.Use
+			if !x.fits(want) {
+				s.Kind = 0
+			}
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// op is a command of ipset on one element.
+type elementOp struct {
+	set *render.Set
+	add bool
+	e   ir.Element
+}
+
+// sets finds out what has to be done.
+func (c *commit) sets(have []render.Set, foreign map[string]*savedSet) {
+	var early, late []elementOp
+	touched := 0
+	for _, s := range render.DiffSets(have, c.rules.Sets) {
+		switch {
+		case s.New == nil:
+			if foreign != nil || c.wanted(s.Old.Family) {
+				c.destroy = append(c.destroy, s.Name)
+			}
+		case !c.wanted(s.New.Family):
+		case s.Old == nil:
+			c.fill.text = s.New.AppendText(c.fill.text, s.Name)
+			c.fill.changes += 1 + len(s.New.Elements)
+		case s.Old.Kind != s.New.Kind || s.Old.Max != s.New.Max:
+			// Not what we left: a set of the right type takes its place. If the types differ, the swap fails, and so does
+			// everything that would rely on it.
+			tmp := s.Name + "@t"
+			c.fill.text = append(c.fill.text, "destroy "+tmp+"\n"...)
+			c.fill.text = s.New.AppendText(c.fill.text, tmp)
+			c.late.text = append(c.late.text, "swap "+tmp+" "+s.Name+"\ndestroy "+tmp+"\n"...)
+			c.late.changes += 2 + len(s.New.Elements)
+		default:
+			touched++
+			for _, e := range s.Added {
+				early, late = place(early, late, elementOp{s.New, true, e}, s.Old.Use)
+			}
+			for _, e := range s.Removed {
+				early, late = place(early, late, elementOp{s.New, false, e}, s.Old.Use)
+			}
+		}
+	}
+	if touched == 1 {
+		// The elements of one set: an address that was in the set and stays in it should never be out of it.
+		late = append(early, late...)
+		early = nil
+		slices.SortStableFunc(late, func(a, b elementOp) int { return cmp.Compare(rankOp(a), rankOp(b)) })
+	}
+	c.early.elements(early)
+	c.late.elements(late)
+}
+
+func rankOp(o elementOp) int {
+	if o.add {
+		return 0
+	}
+	return 1
+}
+
+// place puts an operation before the change of the rules, if it can only deny more packets under the old rules, or
+// behind it.
+func place(early, late []elementOp, o elementOp, old render.Use) (_, _ []elementOp) {
+	opens := render.Opens
+	if !o.add {
+		opens = render.Closes
+	}
+	if old&opens == 0 && old != render.Constant {
+		return append(early, o), late
+	}
+	return early, append(late, o)
+}
+
+func (s *script) elements(ops []elementOp) {
+	for _, o := range ops {
+		command := "del"
+		if o.add {
+			command = "add"
+		}
+		s.text = o.set.AppendElement(s.text, command, o.set.Name, o.e)
+	}
+	s.changes += len(ops)
+}
+
+// run does everything, in an order in which every step leaves something consistent: new sets; members that close; the
+// tables; members that open; and then what nothing needs any more.
+func (c *commit) run() error {
+	if err := c.ipset(&c.fill); err != nil {
+		return err
+	}
+	if !c.tables {
+		c.early.text = append(c.early.text, c.late.text...) // one command is faster than two
+		c.early.changes += c.late.changes
+		return c.ipset(&c.early)
+	}
+	if err := c.ipset(&c.early); err != nil {
+		return err
+	}
+	stale := false
+	for _, f := range c.families {
+		s, err := c.family(f)
+		if err != nil {
+			return err
+		}
+		stale = stale || s
+	}
+	if err := c.ipset(&c.late); err != nil {
+		return err
+	}
+	if stale {
+		if err := c.collect(); err != nil {
+			return err
+		}
+	}
+	var del script
+	for _, name := range c.destroy {
+		del.text = append(del.text, "destroy "+name+"\n"...)
+		del.changes++
+	}
+	return c.ipset(&del)
+}
+
+func (c *commit) ipset(s *script) error {
+	if len(s.text) == 0 {
+		return nil
+	}
+	if err := c.ctx.Err(); err != nil {
+		return err
+	}
+	c.changes += s.changes
+	return c.tools.ipset(c.ctx, applyOp, s)
+}
+
+// family changes the tables of one family. It reports whether chains are left over.
+func (c *commit) family(f inet.Family) (stale bool, err error) {
+	p := newPlan(f, c.rules, c.have[f])
+	if p.halfway() {
+		c.log.Warn("finishing what an earlier process began", "prefix", c.rules.Prefix, "tool", toolName(f))
+		if err := c.restore(f, p.finish()); err != nil {
+			return false, err
+		}
+		s, err := c.read(c.ctx, applyOp, f, false)
+		if err != nil {
+			return false, err
+		}
+		c.have[f] = s
+		p = newPlan(f, c.rules, s)
+	}
+	if err := c.restore(f, p.change()); err != nil {
+		return false, err
+	}
+	return p.leaves(), nil
+}
+
+func (c *commit) restore(f inet.Family, scripts []script) error {
+	for i := range scripts {
+		if err := c.ctx.Err(); err != nil {
+			return err
+		}
+		c.changes += scripts[i].changes
+		if err := c.tools.restore(c.ctx, applyOp, f, &scripts[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// collect deletes chains that nothing leads to any more, and keeps what they counted.
+func (c *commit) collect() error {
+	for _, f := range c.families {
+		s, err := c.read(c.ctx, applyOp, f, true)
+		if err != nil {
+			return err
+		}
+		gone := counts{}
+		for _, n := range tableOrder {
+			w, _ := c.rules.Table(f, n)
+			for name, rules := range s.table(n).chains {
+				if w != nil {
+					if _, ok := w.Chain(name); ok {
+						continue
+					}
+				}
+				gone.add(rules, c.origins())
+			}
+		}
+		if err := c.restore(f, garbage(f, c.rules, s)); err != nil {
+			return err
+		}
+		if c.carried == nil {
+			c.carried = counts{}
+		}
+		c.carried.addAll(gone)
+	}
+	return nil
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

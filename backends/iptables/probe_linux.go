@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package iptables
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
+)
+
+// probe finds the commands of a variant, or the right variant.
+func probe(ctx context.Context, o Options, prefix string) (*tools, []inet.Family, error) {
+	families := []inet.Family{inet.IPv4}
+	err := inNamespace(o.NetNS, func() error {
+		if _, err := os.Stat("/proc/thread-self/net/if_inet6"); err == nil {
+			families = append(families, inet.IPv6)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	ipset, err := find("ipset")
+	if err != nil {
+		return nil, nil, err
+	}
+	v, err := versionOf(ctx, o.NetNS, ipset)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !v.atLeast(6, 38) {
+		return nil, nil, &VersionError{"ipset", v.text, "6.38"}
+	}
+	sets := map[Variant]*tools{}
+	errs := map[Variant]error{}
+	for _, variant := range []Variant{NFT, Legacy} {
+		t := &tools{netns: o.NetNS, variant: variant, paths: map[string]string{"ipset": ipset}}
+		if err := t.find(ctx); err != nil {
+			errs[variant] = err
+			continue
+		}
+		sets[variant] = t
+	}
+	variant := o.Variant
+	if variant == Auto {
+		if variant, err = choose(ctx, sets, families, prefix); err != nil {
+			return nil, nil, err
+		}
+	}
+	t := sets[variant]
+	if t == nil {
+		if err := errs[variant]; err != nil {
+			return nil, nil, err
+		}
+		return nil, nil, errors.Join(ErrUnavailable, errs[NFT], errs[Legacy])
+	}
+	if other := sets[NFT+Legacy-variant]; other != nil {
+		u, err := usage(ctx, other, families, prefix)
+		if err != nil {
+			return nil, nil, err
+		}
+		if u.ours {
+			return nil, nil, &ConflictError{prefix, other.variant}
+		}
+	}
+	return t, families, nil
+}
+
+// find finds the commands of the variant and asks for their version.
+func (t *tools) find(ctx context.Context) error {
+	says := "nf_tables"
+	if t.variant == Legacy {
+		says = "legacy"
+	}
+	for _, f := range []inet.Family{inet.IPv4, inet.IPv6} {
+		for _, what := range []string{"restore", "save"} {
+			path, err := find(toolName(f) + "-" + t.variant.String() + "-" + what)
+			if err != nil { // a system with one variant may not name it
+				if path, err = find(toolName(f) + "-" + what); err != nil {
+					return err
+				}
+			}
+			t.paths[what+f.String()] = path
+		}
+	}
+	v, err := versionOf(ctx, t.netns, t.paths["restore4"])
+	if err != nil {
+		return err
+	}
+	if v.variant == "" && t.variant == Legacy && !v.atLeast(1, 8) {
+		v.variant = says // before there were two
+	}
+	switch {
+	case v.variant != says:
+		return errors.Join(ErrUnavailable, errors.New("iptables-"+t.variant.String()+" is not installed"))
+	case t.variant == NFT && !v.atLeast(1, 8, 4):
+		return &VersionError{filepath.Base(t.paths["restore4"]), v.text, "1.8.4"}
+	case !v.atLeast(1, 6, 2):
+		return &VersionError{filepath.Base(t.paths["restore4"]), v.text, "1.6.2"}
+	}
+	return nil
+}
+
+// used says what a variant has in the namespace.
+type used struct {
+	others int
+	ours   bool
+}
+
+// usage looks what a variant has, without making it have something: iptables-legacy-save makes a table where it looks for
+// one that is not loaded, and so does the nft variant of old versions.
+func usage(ctx context.Context, t *tools, families []inet.Family, prefix string) (used, error) {
+	var u used
+	for _, f := range families {
+		if t.variant == Legacy {
+			loaded, err := legacyTables(t.netns, f)
+			if err != nil {
+				return u, err
+			}
+			if !loaded {
+				continue
+			}
+		}
+		out, err := t.save(ctx, "probe", f, false)
+		if err != nil {
+			return u, err
+		}
+		s, others, err := parseSaved(out, prefix)
+		if err != nil {
+			return u, err
+		}
+		u.others += others
+		for _, table := range s {
+			u.ours = u.ours || len(table.chains) > 0
+		}
+	}
+	return u, nil
+}
+
+// legacyTables reports whether the legacy variant has any table in the namespace.
+func legacyTables(netns int, f inet.Family) (loaded bool, err error) {
+	name := "/proc/thread-self/net/ip_tables_names"
+	if f == inet.IPv6 {
+		name = "/proc/thread-self/net/ip6_tables_names"
+	}
+	err = inNamespace(netns, func() error {
+		b, err := os.ReadFile(name)
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		loaded = len(bytes.TrimSpace(b)) > 0
+		return err
+	})
+	return loaded, err
+}
+
+// choose returns the variant that is in use.
+func choose(ctx context.Context, sets map[Variant]*tools, families []inet.Family, prefix string) (Variant, error) {
+	has := map[Variant]used{}
+	for v, t := range sets {
+		u, err := usage(ctx, t, families, prefix)
+		if err != nil {
+			return Auto, err
+		}
+		has[v] = u
+	}
+	nft, legacy := has[NFT], has[Legacy]
+	switch {
+	case nft.ours != legacy.ours && nft.ours:
+		return NFT, nil
+	case nft.ours != legacy.ours:
+		return Legacy, nil
+	case nft.others > 0 && legacy.others > 0:
+		return Auto, &AmbiguousError{nft.others, legacy.others}
+	case nft.others > 0:
+		return NFT, nil
+	case legacy.others > 0:
+		return Legacy, nil
+	case sets[Legacy] == nil:
+		return NFT, nil
+	case sets[NFT] == nil:
+		return Legacy, nil
+	}
+	for _, t := range sets {
+		if path, err := find("iptables"); err == nil {
+			if v, err := versionOf(ctx, t.netns, path); err == nil && strings.HasPrefix(v.variant, "legacy") {
+				return Legacy, nil
+			}
+		}
+		break
+	}
+	return NFT, nil
+}
