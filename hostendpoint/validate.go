@@ -126,8 +126,12 @@ func shorten(s string) string {
 	return s[:cut] + "..."
 }
 
-// selector reports text that is not a selector. It returns the parsed selector, and whether there is one.
+// selector reports text that is not a selector. It returns the parsed selector, and whether there is one: text that is
+// empty leaves a criterion out, and means all() where one is needed.
 func (c *checker) selector(path, text string) (selector.Selector, bool) {
+	if text == "" {
+		return selector.Selector{}, false
+	}
 	s, err := selector.Parse(text)
 	if err != nil {
 		c.add(unusable, err, path, text, "not a selector: %v", err)

@@ -49,6 +49,9 @@ func (h *HostEndpoint) check(c *checker) {
 			c.add(advice, field.ErrInvalid, path, p, "Calico drops an endpoint with a profile name of more than %d bytes", maxFelixProfileLen)
 		}
 	}
+	if len(s.Ports) == 0 {
+		return
+	}
 	first := map[string]int{}
 	for i, p := range s.Ports {
 		path := fmt.Sprintf("spec.ports[%d]", i)

@@ -64,6 +64,13 @@ func (c *checker) subdomain(path, name string) {
 }
 
 func (c *checker) labels(path string, labels map[string]string) {
+	good := true
+	for k, v := range labels {
+		good = good && isLabelKey(k) && isLabelValue(v)
+	}
+	if good {
+		return // nearly always, and then their order does not matter
+	}
 	for _, k := range slices.Sorted(maps.Keys(labels)) {
 		if !isLabelKey(k) {
 			c.add(tolerated, field.ErrInvalid, path, k,
@@ -78,6 +85,9 @@ func (c *checker) labels(path string, labels map[string]string) {
 
 // annotations are free text under keys that are label keys but for their case.
 func (c *checker) annotations(path string, annotations map[string]string) {
+	if len(annotations) == 0 {
+		return
+	}
 	size := 0
 	for _, k := range slices.Sorted(maps.Keys(annotations)) {
 		if !isLabelKey(strings.ToLower(k)) {

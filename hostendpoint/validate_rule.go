@@ -39,10 +39,18 @@ func (c *checker) rule(path string, r *Rule) {
 	if v := r.IPVersion; v != nil && *v != 4 && *v != 6 {
 		c.add(unusable, field.ErrInvalid, path+".ipVersion", strconv.Itoa(*v), "must be 4 or 6")
 	}
-	c.protocol(path+".protocol", r.Protocol)
-	c.protocol(path+".notProtocol", r.NotProtocol)
-	c.icmp(path+".icmp", r.ICMP)
-	c.icmp(path+".notICMP", r.NotICMP)
+	if r.Protocol != nil {
+		c.protocol(path+".protocol", r.Protocol)
+	}
+	if r.NotProtocol != nil {
+		c.protocol(path+".notProtocol", r.NotProtocol)
+	}
+	if r.ICMP != nil {
+		c.icmp(path+".icmp", r.ICMP)
+	}
+	if r.NotICMP != nil {
+		c.icmp(path+".notICMP", r.NotICMP)
+	}
 	// Calico: the numbers 1 and 58 do not count here, although they do in all other places.
 	if r.ICMP != nil && !hasName(r.Protocol, nameICMP, nameICMPv6) {
 		c.add(tolerated, field.ErrRequired, path+".protocol", protocolText(r.Protocol), "must be ICMP or ICMPv6, by name, in a rule with icmp")
@@ -82,9 +90,6 @@ func protocolText(p *Protocol) string {
 }
 
 func (c *checker) protocol(path string, p *Protocol) {
-	if p == nil {
-		return
-	}
 	if *p == (Protocol{}) {
 		c.add(unusable, field.ErrInvalid, path, "0", "must be a name or a number from 1 to 255")
 		return
@@ -107,9 +112,6 @@ func (c *checker) protocolName(path string, p Protocol) {
 }
 
 func (c *checker) icmp(path string, f *ICMPFields) {
-	if f == nil {
-		return
-	}
 	if t := f.Type; t != nil && (*t < 0 || *t > 254) {
 		c.add(unusable, field.ErrInvalid, path+".type", strconv.Itoa(*t), "must be from 0 to 254")
 	}
@@ -133,14 +135,25 @@ func (c *checker) icmpFamily(path string, version *int, p *Protocol) {
 }
 
 func (c *checker) entity(path string, e *EntityRule, protocol *Protocol) {
-	c.ports(path+".ports", e.Ports, protocol)
-	c.ports(path+".notPorts", e.NotPorts, protocol)
-	c.selector(path+".selector", e.Selector)
-	c.noGlobal(path+".selector", e.Selector)
-	c.selector(path+".notSelector", e.NotSelector)
-	// Calico 3.29 crashes on a namespaceSelector that does not parse.
-	if s, ok := c.selector(path+".namespaceSelector", e.NamespaceSelector); ok && combinesGlobal(s.String()) {
-		c.add(tolerated, field.ErrForbidden, path+".namespaceSelector", e.NamespaceSelector, "global() cannot be combined with other criteria")
+	// Most criteria are not there, and then nobody needs their paths.
+	if len(e.Ports) > 0 {
+		c.ports(path+".ports", e.Ports, protocol)
+	}
+	if len(e.NotPorts) > 0 {
+		c.ports(path+".notPorts", e.NotPorts, protocol)
+	}
+	if e.Selector != "" {
+		c.selector(path+".selector", e.Selector)
+		c.noGlobal(path+".selector", e.Selector)
+	}
+	if e.NotSelector != "" {
+		c.selector(path+".notSelector", e.NotSelector)
+	}
+	if text := e.NamespaceSelector; text != "" {
+		// Calico 3.29 crashes on a namespaceSelector that does not parse.
+		if s, ok := c.selector(path+".namespaceSelector", text); ok && combinesGlobal(s.String()) {
+			c.add(tolerated, field.ErrForbidden, path+".namespaceSelector", text, "global() cannot be combined with other criteria")
+		}
 	}
 	if a := e.ServiceAccounts; a != nil {
 		c.selector(path+".serviceAccounts.selector", a.Selector)
@@ -162,9 +175,6 @@ func combinesGlobal(canonical string) bool {
 }
 
 func (c *checker) ports(path string, ports []Port, protocol *Protocol) {
-	if len(ports) == 0 {
-		return
-	}
 	if protocol == nil {
 		c.add(unusable, field.ErrRequired, path, "", "a rule with ports must have protocol TCP, UDP or SCTP")
 	} else if n, ok := protocol.IP(); !ok || !n.HasPorts() {
