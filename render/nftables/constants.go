@@ -6,11 +6,12 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"slices"
 )
 
 // maxAnonymous is how many lists may stand in the rules themselves, where people read them. The kernel looks at every
 // set of the table when it makes one, and at every change of the transaction when an anonymous one is put to use.
-const maxAnonymous = 200
+const maxAnonymous = 100
 
 // list is a list of values that some rules test for.
 type list struct {
@@ -18,27 +19,38 @@ type list struct {
 	uses int
 }
 
-// shareConstants makes lists of values sets with names if more than one rule tests for them, and all of them if there
-// are many. What is one set in the kernel is loaded once.
-func (b *builder) shareConstants() {
-	lists := map[string]*list{}
+// settleSets drops the sets of members that no rule asks for in the end, and makes lists of values sets with names if
+// there are many lists: those that more than one rule tests for, and all if many are left.
+func (b *builder) settleSets() {
+	lists, asked := map[string]*list{}, make(map[string]bool, len(b.sets))
 	var key []byte
-	count := 0
+	uses, left := 0, 0
 	for _, c := range b.chains {
 		for i := range c.Rules {
 			for _, e := range c.Rules[i].Exprs {
-				if k, ok := listKey(key[:0], e); ok {
+				if s, ok := e.(InSet); ok {
+					asked[s.Set] = true
+				} else if k, ok := listKey(key[:0], e); ok {
 					key = k
 					l := lists[string(k)]
 					if l == nil {
 						l = &list{}
 						lists[string(k)] = l
 					}
-					if l.uses++; l.uses == 1 {
-						count++
-					}
+					l.uses++
+					uses++
 				}
 			}
+		}
+	}
+	// Terms that turned out to be impossible together left sets behind.
+	b.sets = slices.DeleteFunc(b.sets, func(s Set) bool { return !asked[s.Name] })
+	if uses <= maxAnonymous {
+		return
+	}
+	for _, l := range lists {
+		if l.uses == 1 {
+			left++
 		}
 	}
 	for _, c := range b.chains {
@@ -49,7 +61,7 @@ func (b *builder) shareConstants() {
 					continue
 				}
 				l := lists[string(k)]
-				if l.uses < 2 && count <= maxAnonymous {
+				if l.uses == 1 && left <= maxAnonymous {
 					continue
 				}
 				values, keys, not := constant(e)

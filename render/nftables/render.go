@@ -58,7 +58,7 @@ func Render(p *ir.Program, m ir.Members, o Options) (*Ruleset, error) {
 	if err := b.entries(); err != nil {
 		return nil, err
 	}
-	b.shareConstants()
+	b.settleSets()
 	slices.SortFunc(b.sets, func(a, c Set) int { return strings.Compare(a.Name, c.Name) })
 	r := &Ruleset{Table: o.Table, Sets: b.sets, Chains: make([]Chain, len(b.chains))}
 	slices.SortFunc(b.chains, func(a, c *chain) int {

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
 	"github.com/hostpolicy/hostpolicy/policy/flow"
@@ -137,7 +138,7 @@ func (b *builder) caseOutcome(cv *conv, o ir.Outcome, id ir.OriginID) Verdict {
 	if !ok {
 		note, by := b.note(id)
 		origin := b.p.Origin(id)
-		name = b.freeName("by/"+origin.String(), cv.fin.chain+"\x00"+cv.on[o]+"\x00"+o.String())
+		name = b.freeName("by/"+strings.NewReplacer("[", ".", "]", "").Replace(origin.String()), cv.fin.chain+"\x00"+cv.on[o]+"\x00"+o.String())
 		b.by[key] = name
 		b.emitRule(b.newNamedChain(name), by, note, tail...)
 	}

@@ -352,12 +352,7 @@ func appendList(b []byte, n int, value func([]byte, int) []byte) []byte {
 func appendMask(b []byte, k Key, m ir.Mask) []byte {
 	rs := MaskRanges(m)
 	return appendList(b, len(rs), func(b []byte, i int) []byte {
-		b = appendNumber(b, k, rs[i][0])
-		if rs[i][0] != rs[i][1] {
-			b = append(b, '-')
-			b = appendNumber(b, k, rs[i][1])
-		}
-		return b
+		return appendNumbers(b, k, rs[i][0], rs[i][1])
 	})
 }
 
@@ -415,16 +410,23 @@ func severalRanges(m ir.Mask) bool {
 	return more
 }
 
-func appendNumber(b []byte, k Key, n uint8) []byte {
-	switch k {
-	case Protocol:
-		return appendProtocol(b, n)
-	case Family:
-		return appendFamily(b, n)
+// appendNumbers writes a number or a range of them. The ends of a range have no names, since nft would read "icmp-4" as
+// one.
+func appendNumbers(b []byte, k Key, lo, hi uint8) []byte {
+	switch {
+	case lo != hi:
+		b = strconv.AppendUint(b, uint64(lo), 10)
+		b = append(b, '-')
+		return strconv.AppendUint(b, uint64(hi), 10)
+	case k == Protocol:
+		return appendProtocol(b, lo)
+	case k == Family:
+		return appendFamily(b, lo)
 	}
-	return strconv.AppendUint(b, uint64(n), 10)
+	return strconv.AppendUint(b, uint64(lo), 10)
 }
 
+// appendProtocol writes a protocol. The names are words of nft, which need no /etc/protocols.
 func appendProtocol(b []byte, n uint8) []byte {
 	switch inet.Protocol(n) {
 	case inet.TCP:
@@ -434,7 +436,11 @@ func appendProtocol(b []byte, n uint8) []byte {
 	case inet.ICMP:
 		return append(b, "icmp"...)
 	case inet.ICMPv6:
-		return append(b, "ipv6-icmp"...)
+		return append(b, "icmpv6"...)
+	case inet.SCTP:
+		return append(b, "sctp"...)
+	case inet.UDPLite:
+		return append(b, "udplite"...)
 	}
 	return strconv.AppendUint(b, uint64(n), 10)
 }
@@ -516,12 +522,7 @@ func appendInterval(b []byte, k Key, i ir.Interval) []byte {
 	case SrcPort, DstPort:
 		return appendPorts(b, inet.PortRange{Min: binary.BigEndian.Uint16(i.Lo[14:]), Max: binary.BigEndian.Uint16(i.Hi[14:])})
 	}
-	b = appendNumber(b, k, i.Lo[15])
-	if i.Lo != i.Hi {
-		b = append(b, '-')
-		b = appendNumber(b, k, i.Hi[15])
-	}
-	return b
+	return appendNumbers(b, k, i.Lo[15], i.Hi[15])
 }
 
 // prefixOf returns the prefix that an interval of addresses is; false if it is none.
