@@ -37,7 +37,7 @@ func (t *tree) bestCut(list []ref) (*cut, bool) {
 			best = c
 		}
 	}
-	if best == nil || best.score+switchCost >= float64(len(list)) {
+	if best == nil || best.score+float64(min(switchCost, t.l.o.MinRules)) >= float64(len(list)) {
 		return nil, false
 	}
 	return t.cut(list, best), true
