@@ -524,6 +524,9 @@ func (b *Backend) members() *ir.Members {
 // update changes the members of a set and notes in d what it means for the kernel. It returns what really came and
 // went.
 func (f *familySet) update(added, removed []ir.Element, d delta) (in, out []ir.Element) {
+	if len(added)+len(removed) >= manyMembers {
+		return f.updateMany(added, removed, d)
+	}
 	for _, e := range removed {
 		if e, ok := f.normal(e); ok && f.store.remove(e, d) {
 			out = append(out, e)
@@ -533,6 +536,35 @@ func (f *familySet) update(added, removed []ir.Element, d delta) (in, out []ir.E
 		if e, ok := f.normal(e); ok && f.store.add(e, d) {
 			in = append(in, e)
 		}
+	}
+	return in, out
+}
+
+// manyMembers is how many changes cost less when all members are written anew.
+const manyMembers = 64
+
+// updateMany is update in time that depends on the number of members, but hardly on that of changes.
+func (f *familySet) updateMany(added, removed []ir.Element, d delta) (in, out []ir.Element) {
+	before := f.store.elements()
+	gone := normal(removed, f.set)
+	absent, kept := render.DiffElements(f.store.all, gone)
+	_, out = render.DiffElements(gone, absent)
+	in, _ = render.DiffElements(kept, normal(added, f.set))
+	all := make([]ir.Element, 0, len(kept)+len(in))
+	for a, b := kept, in; len(a)+len(b) > 0; {
+		if len(b) == 0 || len(a) > 0 && ir.CompareElements(a[0], b[0]) < 0 {
+			all, a = append(all, a[0]), a[1:]
+		} else {
+			all, b = append(all, b[0]), b[1:]
+		}
+	}
+	*f.store = *newStore(f.set, all)
+	more, less := render.DiffElements(before, f.store.elements())
+	for _, e := range more {
+		d[e]++
+	}
+	for _, e := range less {
+		d[e]--
 	}
 	return in, out
 }
