@@ -41,3 +41,8 @@ func (*Backend) Counters(context.Context) ([]backends.Counter, error) { return n
 
 // Teardown returns an error that wraps ErrUnavailable.
 func (*Backend) Teardown(context.Context) error { return unavailable() }
+
+// Adopt returns an error that wraps ErrUnavailable.
+func (*Backend) Adopt(context.Context, *ir.Program, ir.Members) (backends.State, error) {
+	return backends.State{}, unavailable()
+}

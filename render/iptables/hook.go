@@ -118,7 +118,7 @@ func (b *builder) final(e ir.Entry) *final {
 		f.allow = append(f.allow, Untrack{})
 	}
 	if b.plan.sets.Has(e.Hook) {
-		f.allow = append(f.allow, SetMark{b.marks.Allow, b.marks.Allow})
+		f.allow = append(f.allow, SetMark{b.plan.bits, b.plan.bits})
 	}
 	if e.Hook == flow.PreDNAT || e.Hook == flow.ForwardIn || e.Hook == flow.ForwardOut {
 		for _, early := range flow.Hooks {
@@ -146,7 +146,7 @@ func (b *builder) hook(h flow.Hook) (*chain, error) {
 	}
 	b.usesR = false
 	if b.plan.clears.Has(h) && !(b.table == Mangle && h == flow.NormalOut) {
-		b.put(c, rule{target: SetMark{0, b.marks.Allow}, note: "no early allow yet"})
+		b.put(c, rule{target: SetMark{0, b.plan.bits}, note: "no early allow yet"})
 	}
 	clearAt := len(c.rules)
 	todo := []frame{{steps: b.blocks[e.Block].Steps}}

@@ -77,7 +77,10 @@ func (b *builder) emit(c *chain, todo []frame, cv conv) (open bool, err error) {
 		switch {
 		case top.settled:
 			todo = todo[:len(todo)-1]
-			b.put(c, rule{tests: []Test{Mark{b.marks.Allow, b.marks.Allow}}, target: Verdict{Op: cv.fin.settled}, note: "allowed by an earlier hook"})
+			b.put(c, rule{tests: []Test{Mark{b.plan.bits, b.plan.bits}}, target: Verdict{Op: cv.fin.settled}, note: "allowed by an earlier hook"})
+			if b.plan.settled != b.marks.Allow {
+				b.put(c, rule{tests: []Test{Mark{b.plan.settled, b.plan.settled}}, target: Verdict{Op: Return}, note: "settled by an earlier hook"})
+			}
 			continue
 		case top.translated:
 			todo = todo[:len(todo)-1]

@@ -12,7 +12,7 @@ import (
 // The defaults of Options.
 const (
 	DefaultPrefix   = "hp-"
-	DefaultMarkMask = 0x7f000000
+	DefaultMarkMask = 0xff000000
 	DefaultMaxSet   = 1 << 20
 )
 
@@ -118,7 +118,7 @@ func validPrefix(s string) bool {
 func (o Options) marks() Marks {
 	var m Marks
 	mask := o.MarkMask
-	for _, b := range []*uint32{&m.Allow, &m.Generation, &m.Translated, &m.ResultA, &m.ResultP, &m.Scratch, &m.ResultD} {
+	for _, b := range []*uint32{&m.Allow, &m.Generation, &m.Translated, &m.ResultA, &m.ResultP, &m.Scratch, &m.ResultD, &m.Settled} {
 		if mask != 0 {
 			*b = 1 << bits.TrailingZeros32(mask)
 			mask &^= *b

@@ -193,11 +193,16 @@ func (b *builder) unsupported(format string, args ...any) error {
 // marking says which hooks use the mark that carries an Allow on.
 type marking struct {
 	sets, tests, clears flow.HookSet
+	// One bit says that an Allow settled later hooks, another one that it has not been taken back since; they are the same
+	// unless something can take it back before a hook that it settled.
+	settled uint32
+	bits    uint32 // both
 }
 
 // planMarks decides about the mark that carries an Allow. One bit cannot tell which hooks an Allow settles, so all hooks
 // that set it before a hook that tests it must agree about that one.
 func (g *program) planMarks() error {
+	split := false
 	for _, e := range g.p.Entries {
 		var settles flow.HookSet
 		for _, h := range flow.Hooks {
@@ -242,23 +247,40 @@ func (g *program) planMarks() error {
 				if !ok || !g.plan.sets.Has(early) {
 					continue
 				}
-				bad := !e.Settles.Has(h)
-				for _, between := range hooks[j+1 : i] { // a Pass there takes the Allow back, but not that it settled h
-					if x, ok := g.p.Entry(between); ok && !e.Settles.Has(between) && (g.blocks[x.Block].outs.Has(ir.Pass) || x.Default == ir.Pass) {
-						bad = true
-					}
-				}
-				if bad {
+				if !e.Settles.Has(h) {
 					return &render.UnsupportedError{Backend: Backend, What: fmt.Sprintf(
-						"what %s allows at one hook and settles at %s needs more than one mark bit", early, h)}
+						"an Allow at %s does not settle %s, but one at another hook before it does: there is one mark bit for both", early, h)}
 				}
+				for _, between := range hooks[j+1 : i] {
+					split = split || g.passes(between, e.Settles.Has(between))
+				}
+			}
+			if e, ok := g.p.Entry(h); ok && e.Always != "" && h != flow.NormalIn && h != flow.NormalOut {
+				split = split || g.passes(h, true)
 			}
 		}
 	}
-	if g.plan.sets != 0 && g.marks.Allow == 0 {
+	g.plan.settled = g.marks.Allow
+	if split {
+		g.plan.settled = g.marks.Settled
+	}
+	g.plan.bits = g.marks.Allow | g.plan.settled
+	if g.plan.sets != 0 && g.plan.settled == 0 {
 		return &render.UnsupportedError{Backend: Backend, What: "no bit of the mark mask for an early Allow"}
 	}
 	return nil
+}
+
+// passes reports whether a hook can end in a Pass, settled or not.
+func (g *program) passes(h flow.Hook, settled bool) bool {
+	e, ok := g.p.Entry(h)
+	if !ok {
+		return false
+	}
+	if e.Always != "" && g.blocks[e.Always].outs.Has(ir.Pass) {
+		return true
+	}
+	return !settled && (g.blocks[e.Block].outs.Has(ir.Pass) || e.Default == ir.Pass)
 }
 
 // meetsAfter reports whether packets meet h after first.

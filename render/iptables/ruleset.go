@@ -50,12 +50,13 @@ type Ruleset struct {
 
 // Marks are the bits of the packet mark that an instance uses, taken from Options.MarkMask from the lowest on. Comparable.
 type Marks struct {
-	Allow      uint32 // an Allow that settles later hooks, or that is not final yet
+	Allow      uint32 // an Allow that settles later hooks, or that is not final yet; not taken back
 	Generation uint32 // for the backend: which of two rulesets decides about a packet while one replaces the other
 	Translated uint32 // the egress of a translated connection is to be decided behind routing
 	ResultA    uint32 // the result Allow of a chain that was jumped to
 	ResultP    uint32 // the result Pass of a chain that was jumped to
 	Scratch    uint32 // the criteria of a rule that takes several lines matched
+	Settled    uint32 // an Allow settled later hooks, where something can take the Allow back before them
 	ResultD    uint32 // the result Deny of a chain that was jumped to, where the jump resumes some denials
 }
 
