@@ -80,7 +80,7 @@ func (rs *Resolver) Config() Config { return rs.config }
 // Host returns the host, with its loopback interface.
 func (rs *Resolver) Host() hostendpoint.Host { return rs.host }
 
-// Put takes an object in, in place of the one that a datastore would keep under the same name. Nothing happens with
+// Put takes an object in, which must not be nil, in place of the one that a datastore would keep under the same name. Nothing happens with
 // kinds that policy does not read.
 func (rs *Resolver) Put(o hostendpoint.Object) {
 	rs.snapshot = nil

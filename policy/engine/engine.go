@@ -11,7 +11,6 @@
 package engine
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -150,6 +149,7 @@ var ErrChange = errors.New("invalid change")
 func plan(changes []Change) ([]*Change, *hostendpoint.Host, error) {
 	var host *hostendpoint.Host
 	last := make(map[hostendpoint.ID]int, len(changes))
+	ids := make([]hostendpoint.ID, len(changes))
 	for i := range changes {
 		switch c := &changes[i]; {
 		case c.host != nil:
@@ -157,17 +157,30 @@ func plan(changes []Change) ([]*Change, *hostendpoint.Host, error) {
 		case isNil(c.object) && c.id == (hostendpoint.ID{}):
 			return nil, nil, fmt.Errorf("%w: number %d names neither an object nor the host", ErrChange, i)
 		default:
-			last[c.stored()] = i
+			ids[i] = c.stored()
+			last[ids[i]] = i
 		}
 	}
 	todo := make([]*Change, 0, len(last))
-	for i := range changes {
-		if c := &changes[i]; c.host == nil && last[c.stored()] == i {
-			todo = append(todo, c)
+	for turn := range 3 {
+		for i := range changes {
+			if c := &changes[i]; c.host == nil && turnOf(ids[i].Kind) == turn && last[ids[i]] == i {
+				todo = append(todo, c)
+			}
 		}
 	}
-	slices.SortStableFunc(todo, func(a, b *Change) int { return cmp.Compare(a.rank(), b.rank()) })
 	return todo, host, nil
+}
+
+// turnOf returns when objects of a kind are taken in.
+func turnOf(kind string) int {
+	switch kind {
+	case hostendpoint.KindGlobalNetworkPolicy, hostendpoint.KindNetworkPolicy:
+		return 2
+	case hostendpoint.KindHostEndpoint, hostendpoint.KindGlobalNetworkSet, hostendpoint.KindNetworkSet:
+		return 1
+	}
+	return 0
 }
 
 // isNil reports whether there is no object: an Object is a pointer that may be nil.
@@ -193,16 +206,6 @@ func isNil(o hostendpoint.Object) bool {
 		return o == nil
 	}
 	return false
-}
-
-func (c *Change) rank() int {
-	switch c.stored().Kind {
-	case hostendpoint.KindGlobalNetworkPolicy, hostendpoint.KindNetworkPolicy:
-		return 2
-	case hostendpoint.KindHostEndpoint, hostendpoint.KindGlobalNetworkSet, hostendpoint.KindNetworkSet:
-		return 1
-	}
-	return 0
 }
 
 // stored returns the identity of the object that a change is about.
