@@ -436,10 +436,9 @@ func (b *Backend) commitMembers(ctx context.Context, start time.Time, cs ir.Memb
 			continue
 		}
 		for _, f := range s.families {
-			d := delta{}
-			in, out := f.update(c.Added, c.Removed, d)
-			undo = append(undo, func() { f.update(out, in, delta{}) })
-			if added, removed := d.sorted(); len(added)+len(removed) > 0 {
+			in, out, added, removed := f.change(c.Added, c.Removed)
+			undo = append(undo, func() { f.change(out, in) })
+			if len(added)+len(removed) > 0 {
 				changes = append(changes, change{f, added, removed})
 				n += len(added) + len(removed)
 			}
@@ -524,9 +523,6 @@ func (b *Backend) members() *ir.Members {
 // update changes the members of a set and notes in d what it means for the kernel. It returns what really came and
 // went.
 func (f *familySet) update(added, removed []ir.Element, d delta) (in, out []ir.Element) {
-	if len(added)+len(removed) >= manyMembers {
-		return f.updateMany(added, removed, d)
-	}
 	for _, e := range removed {
 		if e, ok := f.normal(e); ok && f.store.remove(e, d) {
 			out = append(out, e)
@@ -543,8 +539,19 @@ func (f *familySet) update(added, removed []ir.Element, d delta) (in, out []ir.E
 // manyMembers is how many changes cost less when all members are written anew.
 const manyMembers = 64
 
-// updateMany is update in time that depends on the number of members, but hardly on that of changes.
-func (f *familySet) updateMany(added, removed []ir.Element, d delta) (in, out []ir.Element) {
+// change changes the members of a set. It returns what really came and went, and what that means for the kernel.
+func (f *familySet) change(added, removed []ir.Element) (in, out, more, less []ir.Element) {
+	if len(added)+len(removed) >= manyMembers {
+		return f.changeMany(added, removed)
+	}
+	d := delta{}
+	in, out = f.update(added, removed, d)
+	more, less = d.sorted()
+	return in, out, more, less
+}
+
+// changeMany is change in time that depends on the number of members, but hardly on that of changes.
+func (f *familySet) changeMany(added, removed []ir.Element) (in, out, more, less []ir.Element) {
 	before := f.store.elements()
 	gone := normal(removed, f.set)
 	absent, kept := render.DiffElements(f.store.all, gone)
@@ -559,14 +566,8 @@ func (f *familySet) updateMany(added, removed []ir.Element, d delta) (in, out []
 		}
 	}
 	*f.store = *newStore(f.set, all)
-	more, less := render.DiffElements(before, f.store.elements())
-	for _, e := range more {
-		d[e]++
-	}
-	for _, e := range less {
-		d[e]--
-	}
-	return in, out
+	more, less = render.DiffElements(before, f.store.elements())
+	return in, out, more, less
 }
 
 // diff returns what the members have more and less than the store. It looks closely only where they differ.
