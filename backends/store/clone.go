@@ -50,7 +50,6 @@ func Decode(kind string, data []byte) (hostendpoint.Object, error) {
 	if err := json.Unmarshal(data, o); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
-	SetType(o, kind)
 	return o, nil
 }
 
@@ -117,7 +116,7 @@ func join(path, name string) string {
 	return path + "." + name
 }
 
-// typeMeta returns where o keeps its kind and its source.
+// parts returns where o keeps its kind and its source.
 func parts(o hostendpoint.Object) (*hostendpoint.TypeMeta, **field.Source) {
 	switch o := o.(type) {
 	case *hostendpoint.HostEndpoint:

@@ -12,6 +12,10 @@ import (
 	"github.com/hostpolicy/hostpolicy/hostendpoint/field"
 )
 
+// MetadataAnnotation is the annotation in which Calico keeps metadata that a datastore has no other place for. No object
+// may have it of its own.
+const MetadataAnnotation = "projectcalico.org/metadata"
+
 // prepare returns the copy of o that is to be written: defaulted, typed, and without what a datastore assigns.
 //
 // Deviation: the label of the tier default, which reading adds, is not written. Calico writes it after one
@@ -20,6 +24,10 @@ func (s *rules) prepare(o hostendpoint.Object) (hostendpoint.Object, error) {
 	c, err := Clone(hostendpoint.Default(o))
 	if err != nil {
 		return nil, err
+	}
+	if _, ok := o.Meta().Annotations[MetadataAnnotation]; ok {
+		// Deviation: Calico lets it overwrite what it stores there itself, and loses labels or the whole object.
+		return nil, invalid(o, "metadata.annotations", field.ErrForbidden, MetadataAnnotation+" is where datastores keep metadata")
 	}
 	setSource(c, nil)
 	SetType(c, o.ID().Kind)

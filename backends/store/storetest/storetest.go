@@ -84,6 +84,13 @@ func Run(t *testing.T, fresh func(t *testing.T) *Instance) {
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 			t.Cleanup(cancel)
+			if cut := in.Cut; cut != nil {
+				in.Cut = func(t *testing.T) func() {
+					heal := cut(t)
+					t.Cleanup(heal) // a test that fails must not leave it to the next
+					return heal
+				}
+			}
 			s := &suite{T: t, Instance: in, ctx: ctx}
 			s.driver = in.Open(t)
 			s.store = s.open(s.driver)
