@@ -108,12 +108,12 @@ func (b *batch) expr(e render.Expr, set *uint32) error {
 		w.bitwise(e.Mask, 0)
 		w.cmp(cmpNEQ, make([]byte, 4))
 	case render.InSet:
-		if err := w.loads(e.Keys); err != nil {
+		if err := w.loads(e.Keys, false); err != nil {
 			return err
 		}
 		w.lookup(e.Set, nil, e.Not, false)
 	case render.VerdictMap:
-		if err := w.loads(e.Keys); err != nil {
+		if err := w.loads(e.Keys, e.ConcatRanges()); err != nil {
 			return err
 		}
 		w.lookup("__map%d", set, false, true)
@@ -256,8 +256,9 @@ func addrOffset(k render.Key) uint32 {
 	return 24
 }
 
-// loads loads keys side by side, as a lookup in a set of several fields needs them.
-func (w *writer) loads(keys []render.Key) error {
+// loads loads keys side by side, as a lookup in a set of several fields needs them. In sets of ranges numbers of the
+// host are big endian, since the kernel compares them byte by byte.
+func (w *writer) loads(keys []render.Key, ranges bool) error {
 	at := 0
 	for _, k := range keys {
 		reg := uint32(reg32 + at/4)
@@ -266,6 +267,15 @@ func (w *writer) loads(keys []render.Key) error {
 		}
 		if err := w.load(k, reg); err != nil {
 			return err
+		}
+		if ranges && k == render.State {
+			n := w.open("byteorder")
+			w.u32(unix.NFTA_BYTEORDER_SREG, reg)
+			w.u32(unix.NFTA_BYTEORDER_DREG, reg)
+			w.u32(unix.NFTA_BYTEORDER_OP, unix.NFT_BYTEORDER_HTON)
+			w.u32(unix.NFTA_BYTEORDER_LEN, 4)
+			w.u32(unix.NFTA_BYTEORDER_SIZE, 4)
+			w.shut(n)
 		}
 		at += (k.Len() + 3) &^ 3
 	}

@@ -3,6 +3,7 @@
 package nftables
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 
@@ -199,7 +200,8 @@ func (b *batch) anonymousSet(e render.Expr, o object) error {
 	if !ok {
 		return nil
 	}
-	s := b.newConstant("", m.Keys, true, m.Ranges(), len(m.Cases), o)
+	ranges := m.Ranges()
+	s := b.newConstant("", m.Keys, true, ranges, len(m.Cases), o)
 	var lo, hi [64]byte
 	for i := range m.Cases {
 		c := &m.Cases[i]
@@ -208,6 +210,11 @@ func (b *batch) anonymousSet(e render.Expr, o object) error {
 		}
 		l, h := lo[:0], hi[:0]
 		for j, k := range m.Keys {
+			if k == render.State && ranges && len(m.Keys) > 1 { // see loads
+				bit := render.StateBit(flow.ConnState(c.Key[j].Lo[15]))
+				l, h = binary.BigEndian.AppendUint32(l, bit), binary.BigEndian.AppendUint32(h, bit)
+				continue
+			}
 			l, h = keyBytes(l, k, c.Key[j].Lo), keyBytes(h, k, c.Key[j].Hi)
 			if len(m.Keys) > 1 {
 				for len(l)&3 != 0 {

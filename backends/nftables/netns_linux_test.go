@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/hostpolicy/hostpolicy/backends/nftables"
@@ -88,4 +89,14 @@ func newBackend(t testing.TB, o nftables.Options) *nftables.Backend {
 	require.NoError(t, err)
 	t.Cleanup(func() { b.Close() })
 	return b
+}
+
+// up sets an interface up.
+func (n netns) up(t testing.TB, name string) {
+	t.Helper()
+	n.do(t, func() {
+		l, err := netlink.LinkByName(name)
+		require.NoError(t, err)
+		require.NoError(t, netlink.LinkSetUp(l))
+	})
 }

@@ -436,7 +436,7 @@ func (r *seenRule) expr(d []byte, own bool) error {
 	}
 	e := seenExpr{}
 	var parts []string
-	id := uint32(0)
+	id, length := uint32(0), uint32(0)
 	if err := attrs(data, func(a uint16, b []byte) error {
 		switch {
 		case name == "counter":
@@ -456,11 +456,16 @@ func (r *seenRule) expr(d []byte, own bool) error {
 			return nil
 		case isDefault(name, a, b):
 			return nil
+		case name == "byteorder" && a == unix.NFTA_BYTEORDER_LEN:
+			length = be32(b)
 		}
 		parts = append(parts, fmt.Sprintf("%d=%s", a, attrText(name, a, b)))
 		return nil
 	}); err != nil {
 		return err
+	}
+	if length == 1 { // nft turns single bytes round, too
+		return nil
 	}
 	if own && id != 0 {
 		e.set = fmt.Sprint("#", id)

@@ -13,8 +13,9 @@ import (
 
 // Changes say what turns one ruleset into another. The zero value is no change.
 type Changes struct {
-	// Replace says that the table has to be made anew: its name, a base chain or the type of a set is another one. The
-	// other fields are empty then.
+	// Replace says that the table has to be made anew, because the kernel cannot change an object in place: a base chain,
+	// or the type or the comment of a set. No program does that whose sets are named after what they hold. The other
+	// fields are empty then.
 	Replace bool
 
 	NewSets   []*Set   // sorted by name; they point into the new ruleset
@@ -46,8 +47,7 @@ func (c *Changes) Empty() bool {
 	return !c.Replace && len(c.NewSets)+len(c.OldSets)+len(c.Elements)+len(c.NewChains)+len(c.OldChains)+len(c.Rules) == 0
 }
 
-// Diff returns what turns a into b. A nil a is a table that does not exist. Comments of sets and chains, which the
-// kernel cannot change, are no difference.
+// Diff returns what turns a into b. A nil a is a table that does not exist.
 func Diff(a, b *Ruleset) *Changes {
 	d := &Changes{}
 	if a == nil || a.Table != b.Table {
@@ -60,7 +60,7 @@ func Diff(a, b *Ruleset) *Changes {
 		case y == nil:
 			d.OldSets = append(d.OldSets, x.Name)
 		case x.Values != nil && y.Values != nil: // the name says what they are
-		case x.Kind != y.Kind || x.Family != y.Family || x.Exact != y.Exact || (x.Values == nil) != (y.Values == nil):
+		case x.Kind != y.Kind || x.Family != y.Family || x.Exact != y.Exact || x.Comment != y.Comment || (x.Values == nil) != (y.Values == nil):
 			d.Replace = true
 		default:
 			added, removed := DiffElements(x.Elements, y.Elements)
@@ -76,7 +76,7 @@ func Diff(a, b *Ruleset) *Changes {
 			d.NewChains = append(d.NewChains, *y)
 		case y == nil:
 			d.OldChains = append(d.OldChains, *x)
-		case (*x).Base != (*y).Base:
+		case (*x).Base != (*y).Base || (*x).Comment != (*y).Comment:
 			d.Replace = true
 		default:
 			if hunks := diffRules((*x).Rules, (*y).Rules); len(hunks) > 0 {

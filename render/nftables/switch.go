@@ -151,19 +151,20 @@ func (b *builder) switchOn(c *chain, fields []ir.Field, cases []caseVerdict, k f
 	if k.family != 0 {
 		tests = append(tests, isFamily(k.family))
 	}
-	keyed := slices.Contains(fields, ir.Protocol)
+	tested := slices.Contains(fields, ir.Protocol) // by the map itself
 	for _, f := range fields {
 		switch f {
 		case ir.SrcPort, ir.DstPort:
 			k.protocols = and(k.protocols, withPorts)
 		case ir.ICMPType, ir.ICMPCode:
 			k.protocols = and(k.protocols, icmpOf(k.family))
+			tested = false // nft reads fields of ICMP only behind a test for it
 		}
 	}
 	if k.protocols == (ir.Mask{}) {
 		return nil
 	}
-	if !keyed && k.protocols != allNumbers {
+	if !tested && k.protocols != allNumbers {
 		tests = append(tests, b.protocols(k.protocols))
 	}
 
@@ -182,6 +183,9 @@ func (b *builder) switchOn(c *chain, fields []ir.Field, cases []caseVerdict, k f
 			for _, cs := range g.cases { // one, since cases are disjoint
 				b.put(c, all, []Expr{cs.Verdict}, cs.Comment, nil)
 			}
+			continue
+		}
+		if b.asTests(c, all, &g) {
 			continue
 		}
 		m := VerdictMap{Keys: g.keys, Cases: g.cases}
