@@ -405,7 +405,7 @@ func (rs *Resolver) endpointProblems(h *hep) []Problem {
 	report := func(sev Severity, code, path, at, message string) {
 		out = append(out, Problem{Severity: sev, Code: code, Object: h.object, Path: path, Pos: positioned(h.obj.Source, at), Message: message})
 	}
-	if len(h.sets) > 0 && len(h.addrs) == 0 {
+	if len(h.addrs) == 0 && slices.ContainsFunc(h.sets, h.wouldFill) {
 		report(Warning, "peer-without-ips", "spec.expectedIPs", "spec",
 			"rules select it, but without expectedIPs no address of it is known: they do not match its traffic")
 	}

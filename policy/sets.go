@@ -191,7 +191,6 @@ func (rs *Resolver) settleSet(x *set) {
 
 // matchSet notes that a set begins or ceases to select a peer. H is the endpoint that it is of; nil for a network set.
 func (rs *Resolver) matchSet(x *set, p *peer, h *hep, match bool) {
-	n := len(p.sets)
 	if match {
 		p.sets = append(p.sets, x)
 		rs.contribute(x, p, 1)
@@ -199,9 +198,16 @@ func (rs *Resolver) matchSet(x *set, p *peer, h *hep, match bool) {
 		p.sets = without(p.sets, x)
 		rs.contribute(x, p, -1)
 	}
-	if h != nil && len(p.addrs) == 0 && (n == 0) != (len(p.sets) == 0) {
+	if h != nil && len(p.addrs) == 0 {
 		rs.touchHep(h)
 	}
+}
+
+// wouldFill reports whether the peer would contribute to a set that selects it, if it had an address.
+func (p *peer) wouldFill(x *set) bool {
+	return x.Kind == effective.Selector || slices.ContainsFunc(p.ports, func(q peerPort) bool {
+		return q.name == x.PortName && q.protocol == x.Protocol
+	})
 }
 
 // contribute adds what p contributes to x, or takes it away.

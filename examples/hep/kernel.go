@@ -4,7 +4,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"time"
@@ -12,11 +14,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hostpolicy/hostpolicy/backends"
+	"github.com/hostpolicy/hostpolicy/backends/iptables"
 	"github.com/hostpolicy/hostpolicy/backends/lab"
 	"github.com/hostpolicy/hostpolicy/backends/nftables"
 	"github.com/hostpolicy/hostpolicy/policy"
 	"github.com/hostpolicy/hostpolicy/policy/compile"
-	rendernft "github.com/hostpolicy/hostpolicy/render/nftables"
+	"github.com/hostpolicy/hostpolicy/policy/ir"
 )
 
 // kernelRunner is a dataplane that the lab can judge.
@@ -29,13 +32,47 @@ type kernelRunner struct {
 const labGroup = 7
 
 func kernelRunners() []kernelRunner {
-	return []kernelRunner{{"nftables", func(_ context.Context, ns lab.Netns) (lab.Dataplane, error) {
-		b, err := nftables.New(nftables.Options{NetNS: ns.FD(), Render: rendernft.Options{Events: rendernft.AllEvents, LogGroup: labGroup}})
+	var rs []kernelRunner
+	for _, name := range backendNames {
+		rs = append(rs, kernelRunner{name, func(_ context.Context, ns lab.Netns) (lab.Dataplane, error) {
+			f := renderFlags{backend: name, events: "all", group: labGroup}
+			b, err := f.connect(policy.Config{}, ns.FD())
+			if err != nil {
+				return nil, err
+			}
+			return lab.WithEvents(b, lab.NFLOG(ns, labGroup)), nil
+		}})
+	}
+	return rs
+}
+
+// dataplane is a backend that can also be compared with what an earlier process applied.
+type dataplane interface {
+	backends.Backend
+	Adopt(context.Context, *ir.Program, ir.Members) (backends.State, error)
+}
+
+// connect opens the backend in a network namespace; 0 is the current one.
+func (f *renderFlags) connect(c policy.Config, netns int) (dataplane, error) {
+	switch f.backend {
+	case "nftables":
+		o, err := f.nftables(c)
 		if err != nil {
 			return nil, err
 		}
-		return lab.WithEvents(b, lab.NFLOG(ns, labGroup)), nil
-	}}}
+		return nftables.New(nftables.Options{Render: o, NetNS: netns})
+	case "iptables-nft", "iptables-legacy":
+		o, err := f.iptables(c)
+		if err != nil {
+			return nil, err
+		}
+		v := iptables.NFT
+		if f.backend == "iptables-legacy" {
+			v = iptables.Legacy
+		}
+		return iptables.New(iptables.Options{Render: o, NetNS: netns, Variant: v})
+	}
+	return nil, f.unknown()
 }
 
 // target is the kernel that apply, status and teardown talk to.
@@ -46,22 +83,14 @@ type target struct {
 }
 
 func (t *target) flags(cmd *cobra.Command) {
-	t.renderFlags.flags(cmd, "nftables")
+	t.renderFlags.flags(cmd)
 	cmd.Flags().StringVar(&t.netns, "netns", "", "network namespace: a path, or a name of `ip netns`; default: this one")
 	cmd.Flags().DurationVar(&t.timeout, "timeout", time.Minute, "how long to wait for the kernel")
 }
 
-// open connects to the kernel. Close releases what it took.
-func (t *target) open(ctx context.Context, c policy.Config) (context.Context, *nftables.Backend, func(), error) {
-	fail := func(err error) (context.Context, *nftables.Backend, func(), error) { return nil, nil, nil, err }
-	if t.backend != "nftables" {
-		return fail(fmt.Errorf("--backend %q: want nftables", t.backend))
-	}
-	render, err := t.nftables(c)
-	if err != nil {
-		return fail(err)
-	}
-	o := nftables.Options{Render: render}
+// open connects to the kernel. The function releases what it took.
+func (t *target) open(ctx context.Context, c policy.Config) (context.Context, dataplane, func(), error) {
+	netns, release := 0, func() {}
 	if t.netns != "" {
 		path := t.netns
 		if _, err := os.Stat(path); err != nil {
@@ -69,17 +98,26 @@ func (t *target) open(ctx context.Context, c policy.Config) (context.Context, *n
 		}
 		f, err := os.Open(path)
 		if err != nil {
-			return fail(fmt.Errorf("--netns %s: %w", t.netns, err))
+			return nil, nil, nil, fmt.Errorf("--netns %s: %w", t.netns, err)
 		}
-		defer f.Close()
-		o.NetNS = int(f.Fd())
+		netns, release = int(f.Fd()), func() { _ = f.Close() }
 	}
-	b, err := nftables.New(o)
+	b, err := t.connect(c, netns)
 	if err != nil {
-		return fail(fmt.Errorf("%w (this needs Linux and root)", err))
+		release()
+		if errors.Is(err, nftables.ErrUnavailable) || errors.Is(err, iptables.ErrUnavailable) {
+			err = fmt.Errorf("%w (this needs Linux and root)", err)
+		}
+		return nil, nil, nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, t.timeout)
-	return ctx, b, func() { cancel(); _ = b.Close() }, nil
+	return ctx, b, func() {
+		cancel()
+		if x, ok := b.(io.Closer); ok {
+			_ = x.Close()
+		}
+		release()
+	}, nil
 }
 
 func applyCommand(out *output, stdin *os.File) *cobra.Command {

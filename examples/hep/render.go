@@ -5,6 +5,8 @@ package main
 import (
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -12,8 +14,12 @@ import (
 	"github.com/hostpolicy/hostpolicy/policy/compile"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
 	"github.com/hostpolicy/hostpolicy/render"
+	"github.com/hostpolicy/hostpolicy/render/iptables"
 	"github.com/hostpolicy/hostpolicy/render/nftables"
 )
+
+// backendNames are the dataplanes of a kernel, as --backend and --runner name them.
+var backendNames = []string{"nftables", "iptables-nft", "iptables-legacy"}
 
 // renderFlags are the choices that shape an artifact.
 type renderFlags struct {
@@ -24,29 +30,46 @@ type renderFlags struct {
 	counters bool
 }
 
-func (f *renderFlags) flags(cmd *cobra.Command, backends string) {
-	cmd.Flags().StringVar(&f.backend, "backend", "nftables", "which dataplane: "+backends)
-	cmd.Flags().StringVar(&f.table, "table", "", "name of the table, so that several instances live side by side (default \""+nftables.DefaultTable+"\")")
+func (f *renderFlags) flags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.backend, "backend", backendNames[0], "which dataplane: "+strings.Join(backendNames, ", "))
+	cmd.Flags().StringVar(&f.table, "table", "", fmt.Sprintf("name of the nftables table (default %q) or prefix of the iptables chains and sets (default %q), so that several instances live side by side", nftables.DefaultTable, iptables.DefaultPrefix))
 	cmd.Flags().StringVar(&f.events, "events", "none", "which decisions are reported over NFLOG: none, denies or all")
 	cmd.Flags().Uint16Var(&f.group, "log-group", 0, "NFLOG group of events and Log rules")
-	cmd.Flags().BoolVar(&f.counters, "counters", true, "count packets and bytes for each deciding rule")
+	cmd.Flags().BoolVar(&f.counters, "counters", true, "nftables: count packets and bytes for each deciding rule; iptables always does")
+}
+
+func (f *renderFlags) unknown() error {
+	return fmt.Errorf("--backend %q: want one of %s", f.backend, strings.Join(backendNames, ", "))
+}
+
+// selection returns the number of --events, which all renderers give the same meaning.
+func (f *renderFlags) selection() (uint8, error) {
+	i := slices.Index([]string{"none", "denies", "all"}, f.events)
+	if i < 0 {
+		return 0, fmt.Errorf("--events %q: want none, denies or all", f.events)
+	}
+	return uint8(i), nil
 }
 
 func (f *renderFlags) nftables(c policy.Config) (nftables.Options, error) {
-	o := nftables.Options{Table: f.table, LogGroup: f.group, Counters: f.counters}
+	events, err := f.selection()
+	o := nftables.Options{Table: f.table, LogGroup: f.group, Counters: f.counters, Events: nftables.Events(events)}
 	if c.DenyAction == policy.Reject {
 		o.DenyAction = render.Reject
 	}
-	switch f.events {
-	case "none":
-	case "denies":
-		o.Events = nftables.Denies
-	case "all":
-		o.Events = nftables.AllEvents
-	default:
-		return o, fmt.Errorf("--events %q: want none, denies or all", f.events)
+	return o, err
+}
+
+func (f *renderFlags) iptables(c policy.Config) (iptables.Options, error) {
+	events, err := f.selection()
+	o := iptables.Options{Prefix: f.table, LogGroup: f.group, Events: iptables.Events(events)}
+	if c.DenyAction == policy.Reject {
+		o.DenyAction = render.Reject
 	}
-	return o, nil
+	if c.AllowAction == policy.Return {
+		o.AllowAction = iptables.AllowReturn
+	}
+	return o, err
 }
 
 // compiled reads everything and compiles it; problems of severity error are reported on the way.
@@ -90,8 +113,18 @@ func renderCommand(out *output, stdin *os.File) *cobra.Command {
 					return err
 				}
 				text = rs.String()
+			case "iptables-nft", "iptables-legacy":
+				o, err := f.iptables(s.Config)
+				if err != nil {
+					return err
+				}
+				rs, err := iptables.Render(prog, members, o)
+				if err != nil {
+					return err
+				}
+				text = rs.String()
 			default:
-				return fmt.Errorf("--backend %q: want nftables or ir", f.backend)
+				return fmt.Errorf("%w, or ir for the rule IR", f.unknown())
 			}
 			if out.format != "table" {
 				return out.value(map[string]any{"backend": f.backend, "text": text})
@@ -101,6 +134,6 @@ func renderCommand(out *output, stdin *os.File) *cobra.Command {
 		},
 	}
 	in.flags(cmd)
-	f.flags(cmd, "nftables, or ir for the rule IR")
+	f.flags(cmd)
 	return cmd
 }
