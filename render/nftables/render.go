@@ -221,8 +221,46 @@ func (b *builder) entry(c *chain, e ir.Entry, fin *final) error {
 		}
 		todo = append(todo, frame{steps: always.Steps})
 	}
+	if !b.marking.tests.Has(e.Hook) {
+		todo = dispatchFirst(todo)
+	}
 	_, err := b.emit(c, todo, cv)
 	return err
+}
+
+// dispatchFirst takes the Switch that finds the endpoint of an interface in front of a rule that stands before it, if no
+// packet can match both: the packets of endpoints then skip the rule.
+func dispatchFirst(todo []frame) []frame {
+	var before []ir.Step
+	block := todo[0].steps
+	for _, f := range todo[1:] {
+		before = append(before, f.steps...)
+	}
+	before = append(before, block...)
+	if len(before) < 2 {
+		return todo
+	}
+	rule, isRule := before[0].(ir.Rule)
+	sw, isSwitch := before[1].(ir.Switch)
+	if !isRule || !isSwitch || len(sw.Key) != 1 || len(rule.Match) != 1 || len(rule.Match[0]) != 1 {
+		return todo
+	}
+	names, ok := rule.Match[0][0].(ir.InNames)
+	if !ok || names.Not || names.Field != sw.Key[0] {
+		return todo
+	}
+	for _, k := range sw.Cases {
+		name, exact := k.Key[0].Lo.Name()
+		if !exact || k.Key[0].Lo != k.Key[0].Hi {
+			return todo
+		}
+		for _, n := range names.Names {
+			if name == n.Name || n.Prefix && strings.HasPrefix(name, n.Name) {
+				return todo
+			}
+		}
+	}
+	return []frame{{steps: append([]ir.Step{sw, rule}, before[2:]...)}}
 }
 
 // marking says which hooks use the mark that carries an early Allow.
