@@ -53,8 +53,8 @@ const (
 type Options struct {
 	// Skip is the passes that do not run.
 	Skip Set
-	// Growth bounds how many rules and cases the result holds for each one of the program; 0 is DefaultGrowth. With 1,
-	// rules are never replicated.
+	// Growth is about how many rules, calls and cases the result may hold for each one of the program; 0 is
+	// DefaultGrowth. Every list keeps to its share, but for short ones, which may always take twice their length.
 	Growth int
 	// MinRules is the length from which on a list of rules is worth a tree; 0 is DefaultMinRules.
 	MinRules int
@@ -124,7 +124,7 @@ func sizeOf(p *ir.Program) (s Size) {
 // logs, and that looks at far fewer rules for it. It changes structure only and never asks for members, so that changes
 // of members change nothing here.
 //
-// The work and the result grow with the program by no more than Options.Growth says. A program that cannot be walked
+// The result grows with the program about as Options.Growth says, and so does the work. A program that cannot be walked
 // (ir.Validate says why) is returned as it is.
 func Lower(p *ir.Program, o Options) (*ir.Program, Report) {
 	o = o.withDefaults()
