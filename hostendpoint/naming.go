@@ -53,10 +53,12 @@ func TierOfPolicy(name string) string {
 }
 
 // PolicyDisplayName returns the name by which origins and logs know a policy: without its tier ("zz.block" in tier zz is
-// "block", "default.x" is "x"), preceded by the namespace if it has one ("ns.x"). Preformatted names stay whole.
+// "block", "default.x" is "x"), preceded by the namespace if it has one ("ns.x"). Preformatted names stay whole, and so
+// do names of global policies with several dots: no client can create them, and "default.ns.x" must not pass for the
+// policy x of the namespace ns.
 func PolicyDisplayName(namespace, name string) string {
 	if _, ok := preformattedTier(name); !ok {
-		if _, rest, dotted := strings.Cut(name, "."); dotted {
+		if _, rest, dotted := strings.Cut(name, "."); dotted && (namespace != "" || !strings.Contains(rest, ".")) {
 			name = rest
 		}
 	}

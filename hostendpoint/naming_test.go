@@ -19,7 +19,6 @@ func TestPolicyNames(t *testing.T) {
 		{"kanp.adminnetworkpolicy.y", "kanp.adminnetworkpolicy.y", "adminnetworkpolicy", "kanp.adminnetworkpolicy.y"},
 		{"ossg.x", "ossg.x", "default", "ossg.x"},
 		{"knp.x", "knp.x", "knp", "x"},
-		{"default.default.x", "default.default.x", "default", "default.x"},
 	} {
 		require.Equal(t, c.backend, hostendpoint.BackendPolicyName(c.name), c.name)
 		require.Equal(t, c.backend, hostendpoint.BackendPolicyName(c.backend), "the backend name is a fixed point")
@@ -29,6 +28,9 @@ func TestPolicyNames(t *testing.T) {
 		require.Equal(t, c.display, hostendpoint.PolicyDisplayName("", c.backend), c.name)
 		require.Equal(t, "ns."+c.display, hostendpoint.PolicyDisplayName("ns", c.name), c.name)
 	}
+	require.Equal(t, "default", hostendpoint.TierOfPolicy("default.ns.x"))
+	require.Equal(t, "default.ns.x", hostendpoint.PolicyDisplayName("", "default.ns.x"), "not the policy x of the namespace ns")
+	require.Equal(t, "ns.x", hostendpoint.PolicyDisplayName("ns", "default.x"))
 }
 
 func TestPolicyNameFitsTier(t *testing.T) {
