@@ -180,7 +180,7 @@ func TestMessagesThatAreCutOff(t *testing.T) {
 			}
 			return nil
 		})
-		if n > 3000 {
+		if n > 1000 {
 			break
 		}
 	}
