@@ -11,14 +11,25 @@ import (
 )
 
 // Adopt takes p with the members m for what an earlier process applied under the same Options, and changes nothing in
-// the kernel. The State says how far that is true.
+// the kernel. The State says how far that is true. The next Apply looks at what the kernel has, and changes only what
+// differs.
 func (b *Backend) Adopt(ctx context.Context, p *ir.Program, m ir.Members) (backends.State, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return backends.State{}, err
+	}
 	rules, err := render.Render(p, m, b.opts.Render)
 	if err != nil {
 		return backends.State{}, err
 	}
-	b.mu.Lock()
-	b.last, b.suspect = &applied{p, rules}, true // the next Apply looks closely
-	b.mu.Unlock()
-	return b.Observe(ctx)
+	before := b.last
+	b.last = &applied{program: p, rules: rules}
+	st, err := b.observe(ctx)
+	if err != nil {
+		b.last = before
+		return backends.State{}, err
+	}
+	b.suspect = true
+	return st, nil
 }

@@ -34,6 +34,8 @@ type Backend struct {
 type applied struct {
 	program *ir.Program
 	rules   *render.Ruleset
+	kernel  uint32 // the generation behind our last transaction
+	counted bool   // nobody else had a transaction in between
 }
 
 var _ backends.Backend = (*Backend)(nil)
@@ -96,11 +98,20 @@ func (b *Backend) Apply(ctx context.Context, p *ir.Program, m ir.Members) (backe
 		return backends.Receipt{}, err
 	}
 	rendered := time.Now()
+	before, _ := b.generation()
 	if err := c.run(); err != nil {
 		b.suspect = true
 		return backends.Receipt{}, err
 	}
-	b.last, b.suspect = &applied{p, rules}, false
+	a := &applied{program: p, rules: rules}
+	if !membersOnly {
+		var ok bool
+		a.kernel, ok = b.generation()
+		a.counted = ok && a.kernel-before == uint32(c.commits)
+	} else {
+		a.kernel, a.counted = b.last.kernel, b.last.counted
+	}
+	b.last, b.suspect = a, false
 	b.gens++
 	r := backends.Receipt{
 		Generation: b.gens, Fingerprint: rules.Fingerprint(), Changes: c.changes,

@@ -5,8 +5,10 @@ package iptables
 import (
 	"cmp"
 	"context"
+	"errors"
 	"maps"
 	"slices"
+	"sync"
 
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
@@ -19,12 +21,12 @@ type commit struct {
 	ctx     context.Context
 	rules   *render.Ruleset
 	changes int
+	commits int // of tables
 
-	tables  bool // the tables have to be looked at
-	have    map[inet.Family]saved
-	fill    script // new sets
-	early   script // changes of members that only deny
-	late    script // changes of members that may allow
+	plans   []*plan // nil if only members change
+	fill    script  // new sets
+	early   script  // changes of members that only deny
+	late    script  // changes of members that may allow
 	destroy []string
 }
 
@@ -51,16 +53,30 @@ func (c *commit) prepare(membersOnly bool) error {
 	if membersOnly {
 		return nil
 	}
-	c.tables = true
-	c.have = map[inet.Family]saved{}
+	sure := c.undisturbed()
 	for _, f := range c.families {
-		s, err := c.read(c.ctx, applyOp, f, false)
-		if err != nil {
-			return err
-		}
-		c.have[f] = s
+		c.plans = append(c.plans, &plan{family: f})
 	}
-	return nil
+	return c.each(func(p *plan) error {
+		if sure {
+			*p = *newSurePlan(p.family, c.rules, c.last.rules)
+			return nil
+		}
+		s, err := c.read(c.ctx, applyOp, p.family, false)
+		if err == nil {
+			*p = *newPlan(p.family, c.rules, s)
+		}
+		return err
+	})
+}
+
+// undisturbed reports whether the tables are certainly as we left them.
+func (c *commit) undisturbed() bool {
+	if c.last == nil || c.suspect || !c.last.counted {
+		return false
+	}
+	gen, ok := c.generation()
+	return ok && gen == c.last.kernel
 }
 
 // adopt returns the sets of the kernel as sets of a ruleset. What being in them meant is not known; that it was what it
@@ -167,7 +183,7 @@ func (c *commit) run() error {
 	if err := c.ipset(&c.fill); err != nil {
 		return err
 	}
-	if !c.tables {
+	if len(c.plans) == 0 {
 		c.early.text = append(c.early.text, c.late.text...) // one command is faster than two
 		c.early.changes += c.late.changes
 		return c.ipset(&c.early)
@@ -175,21 +191,14 @@ func (c *commit) run() error {
 	if err := c.ipset(&c.early); err != nil {
 		return err
 	}
-	stale := false
-	for _, f := range c.families {
-		s, err := c.family(f)
-		if err != nil {
-			return err
-		}
-		stale = stale || s
+	if err := c.each(c.change); err != nil {
+		return err
 	}
 	if err := c.ipset(&c.late); err != nil {
 		return err
 	}
-	if stale {
-		if err := c.collect(); err != nil {
-			return err
-		}
+	if err := c.each(c.collect); err != nil {
+		return err
 	}
 	var del script
 	for _, name := range c.destroy {
@@ -197,6 +206,29 @@ func (c *commit) run() error {
 		del.changes++
 	}
 	return c.ipset(&del)
+}
+
+// each runs fn for the families at the same time, and waits. Families do not depend on each other.
+func (c *commit) each(fn func(*plan) error) error {
+	errs := make([]error, len(c.plans))
+	var wg sync.WaitGroup
+	for i, p := range c.plans {
+		wg.Go(func() { errs[i] = fn(p) })
+	}
+	wg.Wait()
+	for _, p := range c.plans {
+		c.changes += p.changes
+		c.commits += p.commits
+		p.changes, p.commits = 0, 0
+		for id, x := range p.gone {
+			if c.carried == nil {
+				c.carried = counts{}
+			}
+			c.carried.addAll(counts{id: x})
+		}
+		p.gone = nil
+	}
+	return errors.Join(errs...)
 }
 
 func (c *commit) ipset(s *script) error {
@@ -210,67 +242,77 @@ func (c *commit) ipset(s *script) error {
 	return c.tools.ipset(c.ctx, applyOp, s)
 }
 
-// family changes the tables of one family. It reports whether chains are left over.
-func (c *commit) family(f inet.Family) (stale bool, err error) {
-	p := newPlan(f, c.rules, c.have[f])
+// change changes the tables of one family.
+func (c *commit) change(p *plan) error {
 	if p.halfway() {
-		c.log.Warn("finishing what an earlier process began", "prefix", c.rules.Prefix, "tool", toolName(f))
-		if err := c.restore(f, p.finish()); err != nil {
-			return false, err
+		c.log.Warn("finishing what an earlier process began", "prefix", c.rules.Prefix, "tool", toolName(p.family))
+		if err := c.restore(p, p.finish()); err != nil {
+			return err
 		}
-		s, err := c.read(c.ctx, applyOp, f, false)
+		s, err := c.read(c.ctx, applyOp, p.family, false)
 		if err != nil {
-			return false, err
+			return err
 		}
-		c.have[f] = s
-		p = newPlan(f, c.rules, s)
+		changes, commits := p.changes, p.commits
+		*p = *newPlan(p.family, c.rules, s)
+		p.changes, p.commits = changes, commits
 	}
-	if err := c.restore(f, p.change()); err != nil {
-		return false, err
-	}
-	return p.leaves(), nil
+	return c.restore(p, p.change())
 }
 
-func (c *commit) restore(f inet.Family, scripts []script) error {
+func (c *commit) restore(p *plan, scripts []script) error {
 	for i := range scripts {
 		if err := c.ctx.Err(); err != nil {
 			return err
 		}
-		c.changes += scripts[i].changes
-		if err := c.tools.restore(c.ctx, applyOp, f, &scripts[i]); err != nil {
+		p.changes += scripts[i].changes
+		p.commits += scripts[i].commits
+		if err := c.tools.restore(c.ctx, applyOp, p.family, &scripts[i]); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// collect deletes chains that nothing leads to any more, and keeps what they counted.
-func (c *commit) collect() error {
-	for _, f := range c.families {
-		s, err := c.read(c.ctx, applyOp, f, true)
+// fewChains is up to how many chains are asked for their counters one by one.
+const fewChains = 12
+
+// collect deletes the chains that nothing leads to any more, and keeps what they counted.
+func (c *commit) collect(p *plan) error {
+	if p.leaves() == 0 {
+		return nil
+	}
+	gone := counts{}
+	known := c.origins()
+	if c.tools.variant == NFT && p.leaves() <= fewChains {
+		for _, n := range tableOrder {
+			for _, name := range p.stale[n] {
+				out, err := c.tools.list(c.ctx, applyOp, p.family, n, name)
+				if err != nil {
+					return err
+				}
+				rules, err := parseListed(out)
+				if err != nil {
+					return err
+				}
+				gone.add(rules, known)
+			}
+		}
+	} else {
+		s, err := c.read(c.ctx, applyOp, p.family, true)
 		if err != nil {
 			return err
 		}
-		gone := counts{}
 		for _, n := range tableOrder {
-			w, _ := c.rules.Table(f, n)
-			for name, rules := range s.table(n).chains {
-				if w != nil {
-					if _, ok := w.Chain(name); ok {
-						continue
-					}
-				}
-				gone.add(rules, c.origins())
+			for _, name := range p.stale[n] {
+				gone.add(s.table(n).chains[name], known)
 			}
 		}
-		if err := c.restore(f, garbage(f, c.rules, s)); err != nil {
-			return err
-		}
-		if c.carried == nil {
-			c.carried = counts{}
-		}
-		c.carried.addAll(gone)
 	}
+	if err := c.restore(p, p.garbage()); err != nil {
+		return err
+	}
+	p.gone = gone
 	return nil
 }
 

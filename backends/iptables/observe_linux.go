@@ -55,6 +55,11 @@ func (b *Backend) Observe(ctx context.Context) (backends.State, error) {
 	if err := ctx.Err(); err != nil {
 		return backends.State{}, err
 	}
+	return b.observe(ctx)
+}
+
+// observe is Observe without the lock.
+func (b *Backend) observe(ctx context.Context) (backends.State, error) {
 	const op = "observe"
 	want := &render.Ruleset{Prefix: b.opts.Render.Prefix}
 	st := backends.State{Generation: b.gens}

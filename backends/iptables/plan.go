@@ -84,6 +84,11 @@ type plan struct {
 	static map[hookKey]static
 	want   map[hookKey]string
 	fresh  map[render.TableName][]*render.Chain // to be added or written anew
+	stale  map[render.TableName][]string        // chains that nothing will lead to
+	sure   bool                                 // what is not in have is as we left it
+
+	changes, commits int    // made
+	gone             counts // of chains that were deleted
 }
 
 // script is the input of one iptables-restore.
@@ -91,6 +96,7 @@ type script struct {
 	text    []byte
 	origins []lineOrigin
 	changes int
+	commits int // of tables
 }
 
 // lineOrigin is the origin of a line, counted from 1.
@@ -100,11 +106,7 @@ type lineOrigin struct {
 }
 
 func newPlan(f inet.Family, r *render.Ruleset, have saved) *plan {
-	p := &plan{
-		family: f, rules: r, have: have,
-		roots: map[hookKey]string{}, static: map[hookKey]static{}, want: map[hookKey]string{},
-		fresh: map[render.TableName][]*render.Chain{},
-	}
+	p := emptyPlan(f, r, have)
 	marks := false
 	for _, n := range tableOrder {
 		t := have.table(n)
@@ -115,15 +117,16 @@ func newPlan(f inet.Family, r *render.Ruleset, have saved) *plan {
 				marks = marks || n == render.Raw && s.marks
 			}
 		}
-		if w, ok := r.Table(f, n); ok {
-			for _, h := range w.Hooks {
-				p.want[hookKey{n, h.Kernel}] = h.Root
+		w := p.wanted(n)
+		for i := range w.Chains {
+			c := &w.Chains[i]
+			if rules, ok := t.chains[c.Name]; !ok || !equalRules(rules, bodies(c)) {
+				p.fresh[n] = append(p.fresh[n], c)
 			}
-			for i := range w.Chains {
-				c := &w.Chains[i]
-				if rules, ok := t.chains[c.Name]; !ok || !equalRules(rules, bodies(c)) {
-					p.fresh[n] = append(p.fresh[n], c)
-				}
+		}
+		for _, name := range slices.Sorted(maps.Keys(t.chains)) {
+			if _, ok := w.Chain(name); !ok && !p.fixed(name) {
+				p.stale[n] = append(p.stale[n], name)
 			}
 		}
 	}
@@ -134,6 +137,59 @@ func newPlan(f inet.Family, r *render.Ruleset, have saved) *plan {
 		}
 		if root != "" {
 			p.roots[key] = root
+		}
+	}
+	return p
+}
+
+func emptyPlan(f inet.Family, r *render.Ruleset, have saved) *plan {
+	return &plan{
+		family: f, rules: r, have: have,
+		roots: map[hookKey]string{}, static: map[hookKey]static{}, want: map[hookKey]string{},
+		fresh: map[render.TableName][]*render.Chain{}, stale: map[render.TableName][]string{},
+	}
+}
+
+// wanted notes the hooks of a table and returns what it should be.
+func (p *plan) wanted(n render.TableName) *render.Table {
+	w, ok := p.rules.Table(p.family, n)
+	if !ok {
+		return &render.Table{}
+	}
+	for _, h := range w.Hooks {
+		p.want[hookKey{n, h.Kernel}] = h.Root
+	}
+	return w
+}
+
+// fixed reports whether a chain has a fixed name.
+func (p *plan) fixed(name string) bool {
+	return slices.Contains(kernelOrder[:], strings.TrimPrefix(name, p.rules.Prefix))
+}
+
+// newSurePlan makes a plan for a kernel that has exactly the old ruleset.
+func newSurePlan(f inet.Family, r, old *render.Ruleset) *plan {
+	p := emptyPlan(f, r, saved{})
+	p.sure = true
+	for _, n := range tableOrder {
+		p.wanted(n)
+		if w, ok := old.Table(f, n); ok {
+			for _, h := range w.Hooks {
+				key := hookKey{n, h.Kernel}
+				p.roots[key] = h.Root
+				p.static[key] = static{exists: true, root: h.Root, lines: goTo(h.Root)}
+			}
+		}
+	}
+	for _, c := range render.Diff(old, r).Tables {
+		if c.Family != f {
+			continue
+		}
+		for i := range c.Added {
+			p.fresh[c.Name] = append(p.fresh[c.Name], &c.Added[i])
+		}
+		for _, x := range c.Removed {
+			p.stale[c.Name] = append(p.stale[c.Name], x.Name)
 		}
 	}
 	return p
@@ -187,6 +243,12 @@ func (p *plan) all(n render.TableName) []hookKey {
 }
 
 func (p *plan) jumps(key hookKey) int {
+	if p.sure {
+		if p.static[key].exists {
+			return 1
+		}
+		return 0
+	}
 	n := 0
 	for _, r := range p.have.table(key.table).kernel[key.kernel] {
 		if isJump(r, p.rules.Prefix+key.kernel) {
@@ -290,6 +352,9 @@ func (p *plan) change() []script {
 func (p *plan) noop(b *scriptBuilder, n render.TableName) string {
 	name := p.rules.Prefix + "none-aaaaaaaaaaaa"
 	b.decl(n, name)
+	if !slices.Contains(p.stale[n], name) {
+		p.stale[n] = append(p.stale[n], name)
+	}
 	return name
 }
 
@@ -313,30 +378,30 @@ func (p *plan) settle(b *scriptBuilder, key hookKey) {
 	b.jump(key, false)
 }
 
-// garbage returns the scripts that delete chains that nothing leads to any more, given what the kernel has after the
-// change.
-func garbage(f inet.Family, r *render.Ruleset, have saved) []script {
-	p := &plan{family: f, rules: r, have: have}
+// garbage returns the scripts that delete the chains that nothing leads to any more, after the change.
+func (p *plan) garbage() []script {
 	b := p.builder()
 	for _, n := range tableOrder {
-		t := have.table(n)
-		w, _ := r.Table(f, n)
-		if w == nil {
-			w = &render.Table{}
-		}
-		for _, name := range slices.Sorted(maps.Keys(t.chains)) {
-			if _, ok := w.Chain(name); !ok && !slices.Contains(kernelOrder[:], strings.TrimPrefix(name, r.Prefix)) {
-				b.delete(n, name)
-			}
+		for _, name := range p.stale[n] {
+			b.delete(n, name)
 		}
 		b.commit(n)
 	}
 	return b.scripts()
 }
 
+// leaves returns the number of chains that are garbage after the change.
+func (p *plan) leaves() int {
+	k := 0
+	for _, names := range p.stale {
+		k += len(names)
+	}
+	return k
+}
+
 // teardown returns the scripts that remove everything.
 func teardown(f inet.Family, prefix string, have saved) []script {
-	p := &plan{family: f, rules: &render.Ruleset{Prefix: prefix}, have: have, static: map[hookKey]static{}, want: map[hookKey]string{}}
+	p := emptyPlan(f, &render.Ruleset{Prefix: prefix}, have)
 	b := p.builder()
 	for _, n := range [...]render.TableName{render.Filter, render.Mangle, render.Raw} {
 		t := have.table(n)
@@ -355,20 +420,4 @@ func teardown(f inet.Family, prefix string, have saved) []script {
 		b.commit(n)
 	}
 	return b.scripts()
-}
-
-// leaves reports whether the kernel has chains of ours that the ruleset does not have, or will have after the change.
-func (p *plan) leaves() bool {
-	for _, n := range tableOrder {
-		w, _ := p.rules.Table(p.family, n)
-		if w == nil {
-			w = &render.Table{}
-		}
-		for name := range p.have.table(n).chains {
-			if _, ok := w.Chain(name); !ok && !slices.Contains(kernelOrder[:], strings.TrimPrefix(name, p.rules.Prefix)) {
-				return true
-			}
-		}
-	}
-	return p.gated()
 }

@@ -78,10 +78,10 @@ func (t *tools) find(ctx context.Context) error {
 		says = "legacy"
 	}
 	for _, f := range []inet.Family{inet.IPv4, inet.IPv6} {
-		for _, what := range []string{"restore", "save"} {
-			path, err := find(toolName(f) + "-" + t.variant.String() + "-" + what)
+		for what, suffix := range map[string]string{"tool": "", "restore": "-restore", "save": "-save"} {
+			path, err := find(toolName(f) + "-" + t.variant.String() + suffix)
 			if err != nil { // a system with one variant may not name it
-				if path, err = find(toolName(f) + "-" + what); err != nil {
+				if path, err = find(toolName(f) + suffix); err != nil {
 					return err
 				}
 			}

@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/hostpolicy/hostpolicy/backends"
-	"github.com/hostpolicy/hostpolicy/backends/lab"
 	"github.com/hostpolicy/hostpolicy/backends/iptables"
+	"github.com/hostpolicy/hostpolicy/backends/lab"
 	"github.com/hostpolicy/hostpolicy/policy"
 	"github.com/hostpolicy/hostpolicy/policy/compile"
 	"github.com/hostpolicy/hostpolicy/policy/flow"

@@ -122,6 +122,44 @@ func parseSaved(data []byte, prefix string) (s saved, other int, err error) {
 	return s, other, nil
 }
 
+// parseListed reads the output of "iptables -v -S" for one chain.
+func parseListed(data []byte) ([]savedRule, error) {
+	var out []savedRule
+	for l := range strings.Lines(string(data)) {
+		l = strings.TrimSuffix(l, "\n")
+		body, ok := strings.CutPrefix(l, "-A ")
+		if !ok {
+			continue
+		}
+		_, rule, _ := strings.Cut(body, " ")
+		i := -1
+		for at := 0; ; { // the counters, and no text between quotes
+			j := strings.Index(rule[at:], "-c ")
+			if j < 0 {
+				break
+			}
+			if at += j; strings.Count(rule[:at], `"`)%2 == 0 {
+				i = at
+			}
+			at++
+		}
+		words := strings.SplitN(rule[max(i, 0):], " ", 4)
+		bad := fmt.Errorf("iptables: the rule %q has no counters", l)
+		if i < 0 || len(words) < 3 {
+			return nil, bad
+		}
+		r := savedRule{text: rule}
+		var err1, err2 error
+		r.packets, err1 = strconv.ParseUint(words[1], 10, 64)
+		r.bytes, err2 = strconv.ParseUint(words[2], 10, 64)
+		if err1 != nil || err2 != nil {
+			return nil, bad
+		}
+		out = append(out, r)
+	}
+	return out, nil
+}
+
 // isJump reports whether a rule jumps to the chain.
 func isJump(rule, chain string) bool {
 	rest, ok := strings.CutSuffix(rule, chain)

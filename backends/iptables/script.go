@@ -15,6 +15,7 @@ type scriptBuilder struct {
 	origins []lineOrigin // of done
 	lines   int          // of done
 	changes int
+	commits int
 
 	decls, adds, removes []byte // of the table at work
 	addOrigins           []lineOrigin
@@ -53,6 +54,9 @@ func (b *scriptBuilder) static(key hookKey, lines ...string) {
 // jump makes the kernel's chain jump to ours, once, and at the right place: no custom rule stands before it, or none
 // behind it.
 func (b *scriptBuilder) jump(key hookKey, lenient bool) {
+	if b.p.sure && b.p.jumps(key) > 0 {
+		return
+	}
 	rules := b.p.have.table(key.table).kernel[key.kernel]
 	chain := b.p.rules.Prefix + key.kernel
 	h := render.Hook{Kernel: key.kernel, Chain: chain}
@@ -132,6 +136,7 @@ func (b *scriptBuilder) commit(n render.TableName) {
 		b.append(string(b.removes))
 		b.changes += bytes.Count(b.decls, []byte("\n")) + b.addLines + bytes.Count(b.removes, []byte("\n"))
 		b.append("COMMIT\n")
+		b.commits++
 	}
 	b.decls, b.adds, b.removes, b.addOrigins, b.addLines = b.decls[:0], b.adds[:0], b.removes[:0], nil, 0
 }
@@ -150,5 +155,5 @@ func (b *scriptBuilder) scripts() []script {
 	if len(b.done) == 0 {
 		return nil
 	}
-	return []script{{text: b.done, origins: b.origins, changes: b.changes}}
+	return []script{{text: b.done, origins: b.origins, changes: b.changes, commits: b.commits}}
 }

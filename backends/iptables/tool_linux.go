@@ -19,6 +19,7 @@ import (
 
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
 	"github.com/hostpolicy/hostpolicy/policy/flow"
+	render "github.com/hostpolicy/hostpolicy/render/iptables"
 )
 
 // tools runs the commands of one variant in one network namespace.
@@ -148,6 +149,11 @@ func (t *tools) save(ctx context.Context, op string, f inet.Family, counters boo
 		args = append(args, "-c")
 	}
 	return run(ctx, t.netns, op, t.paths["save"+f.String()], nil, args...)
+}
+
+// list returns what "iptables -v -S" prints of one chain.
+func (t *tools) list(ctx context.Context, op string, f inet.Family, n render.TableName, chain string) ([]byte, error) {
+	return run(ctx, t.netns, op, t.paths["tool"+f.String()], nil, "-t", n.String(), "-v", "-S", chain)
 }
 
 // ipset runs a script of ipset; elements that are there, or are not there, are no error.

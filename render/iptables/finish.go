@@ -35,7 +35,7 @@ func (b *builder) name(c *chain) error {
 	if b.treeDepth > 0 && !c.split {
 		b.grow(c)
 	}
-	out := &Chain{Rules: make([]Rule, len(c.rules))}
+	out := &Chain{Rules: b.outA.room(len(c.rules))}
 	c.depth = 1
 	for i := range c.rules {
 		r := &c.rules[i]
@@ -48,7 +48,8 @@ func (b *builder) name(c *chain) error {
 		}
 		out.Rules[i] = Rule{Tests: r.tests, Target: r.target, Comment: r.note, Origin: r.by}
 	}
-	out.text = appendBodies(make([]byte, 0, 160*len(out.Rules)), out.Rules)
+	b.scr.text = appendBodies(b.scr.text[:0], out.Rules)
+	out.text = b.textA.copy(b.scr.text)
 	c.name = b.o.Prefix + c.label + "-" + hashText(sha256.Sum256(out.text))
 	out.Name = c.name
 	c.out = out

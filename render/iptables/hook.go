@@ -16,14 +16,16 @@ type builder struct {
 	table     TableName
 	done      map[blockKey]*chain
 	seqs      map[string]*chain // chains of a few targets, by their text
-	names     map[string]*chain
-	order     []*chain // finished
+	order     []*chain          // finished
 	treeDepth int
 
 	origin ir.OriginID // of the step at work, for errors
 	usesR  bool        // the hook at work uses the marks for results
 	testA  arena[Test]
 	ruleA  arena[rule]
+	cutA   arena[*cut]
+	outA   arena[Rule]
+	textA  arena[byte]
 	scr    scratch
 }
 

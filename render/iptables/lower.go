@@ -143,6 +143,7 @@ func (b *builder) chainOf(id ir.BlockID, cv conv) (*chain, error) {
 		return c, nil
 	}
 	c := b.newChain(chainText(id))
+	c.rules = b.ruleA.room(min(blk.size, 1<<14))[:0]
 	b.done[key] = c
 	_, err := b.emit(c, []frame{{steps: blk.Steps}}, cv)
 	return c, err
@@ -216,7 +217,8 @@ func (b *builder) note(id ir.OriginID) (string, *flow.Origin) {
 	}
 	o := &b.p.Origins[id-1]
 	if b.notes[id-1] == "" {
-		b.notes[id-1] = ruleComment(o)
+		b.scr.text = appendComment(b.scr.text[:0], o)
+		b.notes[id-1] = string(b.scr.text)
 	}
 	return b.notes[id-1], o
 }
@@ -225,15 +227,18 @@ func (b *builder) log(e flow.Event, h flow.Hook, id ir.OriginID) Target {
 	return Log{Group: b.o.LogGroup, Size: b.o.SnapLen, Prefix: clean(flow.LogPrefix(e, h, b.p.Origin(id), maxPrefix), maxPrefix)}
 }
 
+// verdicts are the targets that need no chain.
+var verdicts = [...]Target{Drop: Verdict{Op: Drop}, Accept: Verdict{Op: Accept}, Return: Verdict{Op: Return}}
+
 var eventOf = [...]flow.Event{ir.Allow: flow.EventAllow, ir.Deny: flow.EventDeny, ir.Pass: flow.EventPass}
 
 // perform returns what an outcome other than Undecided does. Only what decides the hook is an event, and not if quiet.
 func (b *builder) perform(cv *conv, o ir.Outcome, id ir.OriginID, quiet bool) (action, error) {
 	if cv.gone.Has(o) {
-		return action{target: Verdict{Op: Return}, kind: tail}, nil
+		return action{target: verdicts[Return], kind: tail}, nil
 	}
-	var buf [4]Target
-	list := buf[:0]
+	list := b.scr.list[:0]
+	defer func() { b.scr.list = list[:0] }()
 	own := cv.own.Has(o)
 	if own && !quiet && id != 0 && (b.o.Events == AllEvents || b.o.Events == Denies && o == ir.Deny) {
 		list = append(list, b.log(eventOf[o], cv.fin.hook, id))
@@ -282,7 +287,7 @@ func (b *builder) perform(cv *conv, o ir.Outcome, id ir.OriginID, quiet bool) (a
 		kind = tail
 	}
 	if len(list) == 0 {
-		return action{target: Verdict{Op: end}, kind: kind}, nil
+		return action{target: verdicts[end], kind: kind}, nil
 	}
 	return action{to: b.seq(o.String(), list, end), op: Goto, kind: kind}, nil
 }

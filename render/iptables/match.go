@@ -190,6 +190,7 @@ func (b *builder) and(m *lowered, c clause, k facts) bool {
 				m.base = base
 			}
 		}
+		c.pos = slices.Clone(c.pos)
 		m.clauses = append(m.clauses, c)
 		return true
 	}
@@ -216,6 +217,7 @@ func (b *builder) and(m *lowered, c clause, k facts) bool {
 			return true
 		}
 	}
+	c.pos = slices.Clone(c.pos)
 	m.clauses = append(m.clauses, c)
 	return true
 }
@@ -370,9 +372,9 @@ func (b *builder) bySets(a alt) alt {
 	for i, t := range out {
 		switch t := t.(type) {
 		case Source:
-			out[i] = InSet{Set: b.constSet([]netip.Prefix{t.Prefix}), Source: true, Not: t.Not}
+			out[i] = InSet{Set: b.constSet([]netip.Prefix{t.Prefix}).name, Source: true, Not: t.Not}
 		case Destination:
-			out[i] = InSet{Set: b.constSet([]netip.Prefix{t.Prefix}), Not: t.Not}
+			out[i] = InSet{Set: b.constSet([]netip.Prefix{t.Prefix}).name, Not: t.Not}
 		}
 	}
 	return out
@@ -504,12 +506,14 @@ func (b *builder) protocolClause(m ir.Mask) clause {
 }
 
 // clause returns a clause, or reports that it always holds.
+//
+// The result is valid until the next call.
 func (b *builder) clause(c ir.Clause, k facts) (x clause, always bool, err error) {
-	negs := 0
+	x.pos = b.scr.pos[:0]
+	defer func() { b.scr.pos = x.pos[:0] }()
 	for _, t := range c {
 		if b.isNegative(t) {
-			negs++
-			pos, every, err := b.term(positive(t), k)
+			pos, every, err := b.term(nil, positive(t), k)
 			switch {
 			case err != nil:
 				return x, false, err
@@ -545,11 +549,11 @@ func (b *builder) clause(c ir.Clause, k facts) (x clause, always bool, err error
 			}
 			continue
 		}
-		pos, every, err := b.term(t, k)
+		pos, every, err := b.term(x.pos, t, k)
 		if err != nil || every {
 			return x, every, err
 		}
-		x.pos = append(x.pos, pos...)
+		x.pos = pos
 	}
 	return x, false, nil
 }
@@ -592,20 +596,20 @@ func positive(t ir.Term) ir.Term {
 	return t
 }
 
-// term returns the alternatives of a term; none if it cannot hold. It reports true if it always holds.
-func (b *builder) term(t ir.Term, k facts) (as []alt, always bool, err error) {
+// term appends the alternatives of a term; none if it cannot hold. It reports true if it always holds.
+func (b *builder) term(as []alt, t ir.Term, k facts) (_ []alt, always bool, err error) {
 	switch t := t.(type) {
 	case ir.InPorts:
-		return b.ports(t, k)
+		return b.ports(as, t, k)
 	case ir.InPrefixes:
-		return b.prefixes(t)
+		return b.prefixes(as, t)
 	case ir.InNames:
-		return b.nameTerm(t, k)
+		return b.nameTerm(as, t, k)
 	case ir.InMask:
-		return b.maskTerm(t, k)
+		return b.maskTerm(as, t, k)
 	case ir.InSet:
 		test, err := b.setTest(t)
-		return []alt{{test}}, false, err
+		return append(as, b.alt1(test)), false, err
 	}
 	return nil, false, fmt.Errorf("iptables: unknown term %T", t)
 }
@@ -613,12 +617,12 @@ func (b *builder) term(t ir.Term, k facts) (as []alt, always bool, err error) {
 // slots is how many ports the multiport match holds.
 const slots = 15
 
-func (b *builder) ports(t ir.InPorts, k facts) (as []alt, always bool, err error) {
+func (b *builder) ports(as []alt, t ir.InPorts, k facts) (_ []alt, always bool, err error) {
 	if t.Field != ir.SrcPort && t.Field != ir.DstPort {
 		return nil, false, fmt.Errorf("iptables: %s has no ports", t.Field)
 	}
 	if len(t.Ranges) == 0 {
-		return nil, false, nil
+		return as, false, nil
 	}
 	every := len(t.Ranges) == 1 && t.Ranges[0] == (inet.PortRange{Max: 65535})
 	if every && and(k.protocols, not(withPorts)) == (ir.Mask{}) {
@@ -631,7 +635,7 @@ func (b *builder) ports(t ir.InPorts, k facts) (as []alt, always bool, err error
 		proto := protocolTest(p)
 		switch {
 		case every:
-			as = append(as, alt{proto})
+			as = append(as, b.alt1(proto))
 		case len(t.Ranges) == 1 && (p == inet.TCP || p == inet.UDP) && t.Field == ir.SrcPort:
 			as = append(as, b.alt2(proto, SourcePort{p, t.Ranges[0], false}))
 		case len(t.Ranges) == 1 && (p == inet.TCP || p == inet.UDP):
@@ -658,6 +662,12 @@ func slotsOf(r inet.PortRange) int {
 	return 2
 }
 
+func (b *builder) alt1(t Test) alt {
+	a := b.testA.room(1)
+	a[0] = t
+	return a
+}
+
 func (b *builder) alt2(t, u Test) alt {
 	a := b.testA.room(2)
 	a[0], a[1] = t, u
@@ -675,22 +685,22 @@ func protocolTest(n inet.Protocol) Test {
 	return Protocol{Number: n}
 }
 
-func (b *builder) prefixes(t ir.InPrefixes) (as []alt, always bool, err error) {
+func (b *builder) prefixes(as []alt, t ir.InPrefixes) (_ []alt, always bool, err error) {
 	if t.Field != ir.SrcAddr && t.Field != ir.DstAddr {
 		return nil, false, fmt.Errorf("iptables: %s has no prefixes", t.Field)
 	}
 	ps := ofFamily(t.Prefixes, b.family)
 	switch {
 	case len(ps) == 0:
-		return nil, false, nil
+		return as, false, nil
 	case len(ps) == 1 && ps[0].Bits() == 0:
 		return nil, true, nil
 	case len(ps) > 1:
-		return []alt{{InSet{Set: b.constSet(ps), Source: t.Field == ir.SrcAddr}}}, false, nil
+		return append(as, b.alt1(b.constTest(ps, t.Field == ir.SrcAddr))), false, nil
 	case t.Field == ir.SrcAddr:
-		return []alt{{Source{Prefix: ps[0]}}}, false, nil
+		return append(as, b.alt1(Source{Prefix: ps[0]})), false, nil
 	}
-	return []alt{{Destination{Prefix: ps[0]}}}, false, nil
+	return append(as, b.alt1(Destination{Prefix: ps[0]})), false, nil
 }
 
 // ofFamily returns the part of a sorted list that is of the family.
@@ -705,10 +715,10 @@ func ofFamily(ps []netip.Prefix, f inet.Family) []netip.Prefix {
 	return ps[n:]
 }
 
-func (b *builder) nameTerm(t ir.InNames, k facts) (as []alt, always bool, err error) {
+func (b *builder) nameTerm(as []alt, t ir.InNames, k facts) (_ []alt, always bool, err error) {
 	present, err := hasIface(t.Field, k.hook)
 	if err != nil || !present {
-		return nil, false, err
+		return as, false, err
 	}
 	for _, n := range t.Names {
 		if _, ok := ir.Name(n.Name); !ok && !(n.Prefix && n.Name == "") {
@@ -755,10 +765,10 @@ func hasIface(f ir.Field, h flow.Hook) (bool, error) {
 	return false, fmt.Errorf("iptables: %s has no names", f)
 }
 
-func (b *builder) maskTerm(t ir.InMask, k facts) (as []alt, always bool, err error) {
+func (b *builder) maskTerm(as []alt, t ir.InMask, k facts) (_ []alt, always bool, err error) {
 	switch t.Field {
 	case ir.Family:
-		return nil, maskOf(t).Has(uint8(b.family)), nil
+		return as, maskOf(t).Has(uint8(b.family)), nil
 	case ir.Protocol:
 		want := and(k.protocols, maskOf(t))
 		if want == k.protocols {
@@ -773,26 +783,26 @@ func (b *builder) maskTerm(t ir.InMask, k facts) (as []alt, always bool, err err
 				}
 			}
 		}
-		return c.pos, false, nil
+		return append(as, c.pos...), false, nil
 	case ir.ICMPType, ir.ICMPCode:
 		if and(k.protocols, b.icmp()) == (ir.Mask{}) {
-			return nil, false, nil
+			return as, false, nil
 		}
 		var m icmpMessages
 		m.add(t)
-		return m.alts(b.family), false, nil
+		return append(as, m.alts(b.family)...), false, nil
 	case ir.State:
 		if k.hook.Stage() == flow.StageUntracked {
-			return nil, t.Not, nil
+			return as, t.Not, nil
 		}
 		want := and(allStates, maskOf(t))
 		switch want {
 		case ir.Mask{}:
-			return nil, false, nil
+			return as, false, nil
 		case allStates:
 			return nil, true, nil
 		}
-		return []alt{{State{want}}}, false, nil
+		return append(as, alt{State{want}}), false, nil
 	}
 	return nil, false, fmt.Errorf("iptables: %s has no small numbers", t.Field)
 }
@@ -819,5 +829,13 @@ func (b *builder) setTest(t ir.InSet) (Test, error) {
 	if !ok {
 		return nil, fmt.Errorf("iptables: set %q of %s cannot be asked for %v", t.Set, kind, t.Fields)
 	}
-	return InSet{Set: b.useSet(t.Set), Source: t.Fields[0] == ir.SrcAddr, Port: kind == ir.SetOfEndpoints}, nil
+	u := b.useSet(t.Set)
+	i := 0
+	if t.Fields[0] == ir.SrcAddr {
+		i = 1
+	}
+	if u.tests[i] == nil {
+		u.tests[i] = InSet{Set: u.name, Source: i == 1, Port: kind == ir.SetOfEndpoints}
+	}
+	return u.tests[i], nil
 }

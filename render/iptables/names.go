@@ -4,6 +4,7 @@ package iptables
 
 import (
 	"crypto/sha256"
+	"encoding/hex"
 	"strings"
 
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
@@ -132,19 +133,26 @@ func cleanByte(c byte) bool {
 	return ' ' <= c && c <= '~' && c != '"' && c != '\\' && c != '\'' && c != '`'
 }
 
-// ruleComment returns the comment of rules that decide by o.
-func ruleComment(o *flow.Origin) string {
-	b := make([]byte, 0, 128)
-	b = append(b, o.Key().String()...)
-	b = append(b, ' ')
-	b = append(b, o.String()...)
+// appendComment appends the comment of rules that decide by o.
+func appendComment(b []byte, o *flow.Origin) []byte {
+	start := len(b)
+	text := o.String()
+	b = append(b, text...)
+	sum := sha256.Sum256(b[start:]) // whose beginning is the RuleKey
+	b = hex.AppendEncode(b[:start], sum[:8])
+	b = append(append(b, ' '), text...)
 	if o.Pos.File != "" {
-		if p := o.Pos.String(); len(b)+1+len(p) <= maxComment {
-			b = append(b, ' ')
-			b = append(b, p...)
+		if p := o.Pos.String(); len(b)-start+1+len(p) <= maxComment {
+			b = append(append(b, ' '), p...)
 		}
 	}
-	return clean(string(b), maxComment)
+	b = b[:min(len(b), start+maxComment)]
+	for i := start; i < len(b); i++ {
+		if !cleanByte(b[i]) {
+			b[i] = '_'
+		}
+	}
+	return b
 }
 
 // CommentKey returns the RuleKey at the beginning of a rule's comment; false if there is none.

@@ -19,6 +19,10 @@ const Backend = "iptables"
 // *render.UnsupportedError if iptables cannot express p; other errors say what is wrong with p, though not all that
 // ir.Validate would find. The ruleset may share memory with p and m, which must not change.
 func Render(p *ir.Program, m ir.Members, o Options) (*Ruleset, error) {
+	return renderSized(p, m, o, defaultTreeSize)
+}
+
+func renderSized(p *ir.Program, m ir.Members, o Options, size treeSize) (*Ruleset, error) {
 	o, err := o.withDefaults()
 	if err != nil {
 		return nil, err
@@ -27,11 +31,11 @@ func Render(p *ir.Program, m ir.Members, o Options) (*Ruleset, error) {
 		return nil, fmt.Errorf("iptables: no program")
 	}
 	g := &program{
-		p: p, o: o, marks: o.marks(),
+		p: p, o: o, marks: o.marks(), size: size,
 		blocks: make(map[ir.BlockID]*block, len(p.Blocks)),
 		kinds:  make(map[ir.SetID]ir.SetKind, len(p.Sets)),
 		used:   map[usedSet]*setUse{},
-		consts: map[string]*Set{},
+		consts: map[string]*setUse{},
 		notes:  make([]string, len(p.Origins)),
 	}
 	if err := g.prepare(); err != nil {
@@ -63,10 +67,12 @@ type program struct {
 	blocks map[ir.BlockID]*block
 	kinds  map[ir.SetID]ir.SetKind
 	plan   marking
+	size   treeSize
 
-	used   map[usedSet]*setUse
-	consts map[string]*Set
-	notes  []string // comments by origin
+	used      map[usedSet]*setUse
+	consts    map[string]*setUse // by the text of their elements
+	constSets []Set
+	notes     []string // comments by origin
 }
 
 // block is a block with what is known of it.

@@ -5,7 +5,6 @@ package iptables
 import (
 	"crypto/sha256"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -22,44 +21,61 @@ type usedSet struct {
 }
 
 type setUse struct {
-	name string
+	name  string
+	tests [2]Test // for the destination and the source, once made
 }
 
-// useSet returns the name of a set and makes it part of the ruleset.
-func (b *builder) useSet(id ir.SetID) string {
+// useSet makes a set part of the ruleset.
+func (b *builder) useSet(id ir.SetID) *setUse {
 	u := usedSet{id, b.family}
 	s, ok := b.used[u]
 	if !ok {
 		s = &setUse{name: setName(b.o.Prefix, id, b.family)}
 		b.used[u] = s
 	}
-	return s.name
+	return s
 }
 
-// constSet returns the name of the set that holds the prefixes, and makes it part of the ruleset.
-func (b *builder) constSet(ps []netip.Prefix) string {
-	text := make([]byte, 0, 20*len(ps))
-	es := make([]ir.Element, 0, len(ps))
+// constSet makes the set that holds the prefixes part of the ruleset.
+func (b *builder) constSet(ps []netip.Prefix) *setUse {
+	text := b.scr.text[:0]
 	for _, p := range ps {
 		text = append(p.AppendTo(text), '\n')
+	}
+	b.scr.text = text
+	if u, ok := b.consts[string(text)]; ok {
+		return u
+	}
+	u := &setUse{name: b.o.Prefix + b.family.String() + "=" + hashText(sha256.Sum256(text))}
+	b.consts[string(text)] = u
+	es := make([]ir.Element, 0, len(ps)+1)
+	for _, p := range ps {
 		es = append(es, ir.Element{Prefix: p})
 	}
-	name := b.o.Prefix + b.family.String() + "=" + hashText(sha256.Sum256(text))
-	if _, ok := b.consts[name]; !ok {
-		b.consts[name] = &Set{
-			Name: name, Kind: ir.SetOfPrefixes, Family: b.family, Use: Constant,
-			Max: max(len(es), 16), Elements: splitDefault(es),
-		}
+	b.constSets = append(b.constSets, Set{
+		Name: u.name, Kind: ir.SetOfPrefixes, Family: b.family, Use: Constant,
+		Max: max(len(es)+1, 16), Elements: splitDefault(es),
+	})
+	return u
+}
+
+// constTest returns the test for a constant set.
+func (b *builder) constTest(ps []netip.Prefix, source bool) Test {
+	u := b.constSet(ps)
+	i := 0
+	if source {
+		i = 1
 	}
-	return name
+	if u.tests[i] == nil {
+		u.tests[i] = InSet{Set: u.name, Source: source}
+	}
+	return u.tests[i]
 }
 
 // fill adds the sets to a ruleset.
 func (g *program) fill(r *Ruleset, m ir.Members) error {
-	r.consts = make([]Set, 0, len(g.consts))
-	for _, name := range slices.Sorted(maps.Keys(g.consts)) {
-		r.consts = append(r.consts, *g.consts[name])
-	}
+	r.consts = g.constSets
+	slices.SortFunc(r.consts, func(a, b Set) int { return strings.Compare(a.Name, b.Name) })
 	uses := g.uses()
 	for u, s := range g.used {
 		r.members = append(r.members, Set{Name: s.name, ID: u.id, Kind: g.kinds[u.id], Family: u.family, Use: uses[u.id], Max: g.o.MaxSet})

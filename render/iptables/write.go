@@ -8,13 +8,25 @@ import (
 	"github.com/hostpolicy/hostpolicy/policy/flow"
 )
 
-// arena hands out slices of blocks of memory.
-type arena[T any] struct{ free []T }
+// arena hands out slices of blocks of memory. Blocks double in size.
+type arena[T any] struct {
+	free []T
+	last int
+}
+
+const (
+	minBlock = 16
+	maxBlock = 4096
+)
 
 // room returns a zeroed slice of n elements.
 func (a *arena[T]) room(n int) []T {
 	if len(a.free) < n {
-		a.free = make([]T, max(n, 1024))
+		a.last = max(minBlock, min(2*a.last, maxBlock))
+		if 2*n > a.last {
+			return make([]T, n)
+		}
+		a.free = make([]T, a.last)
 	}
 	s := a.free[:n:n]
 	a.free = a.free[n:]
@@ -35,6 +47,10 @@ type scratch struct {
 	low      lowered
 	base     []Test
 	products [][]Test
+	pos      []alt
+	list     []Target
+	text     []byte
+	cuts     []*cut
 }
 
 const (
