@@ -66,7 +66,7 @@ type atom struct {
 	spans  []span    // of an ordered axis: where it holds, as union leaves them
 	sets   []setTest // of endpoints: it holds if one of these does
 	names  []bool    // of interfaces: whether it holds, by class
-	absent bool      // whether it holds for a packet without value
+	absent bool      // of an ordered axis: whether it holds for a packet without value
 }
 
 type setTest struct {
@@ -202,7 +202,6 @@ func (a *atoms) endpointAtom(tests []test) (atom, error) {
 			return atom{}, fmt.Errorf("%T among endpoints", t.term)
 		}
 		x.sets = append(x.sets, setTest{a.sets[s.Set], s.Not})
-		x.absent = x.absent || s.Not
 	}
 	return x, nil
 }
@@ -222,7 +221,6 @@ func (a *atoms) nameAtom(tests []test) (atom, error) {
 			}
 		}
 	}
-	x.absent = x.names[noName]
 	return x, nil
 }
 

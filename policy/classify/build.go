@@ -11,7 +11,9 @@ import (
 
 // Build returns the tables of a program. The error is that of ir.Validate, or wraps ErrTooLarge. The tables keep nothing
 // of p and m.
-func Build(p *ir.Program, m ir.Members) (*Tables, error) {
+func Build(p *ir.Program, m ir.Members) (*Tables, error) { return build(p, m, maxTotalRules) }
+
+func build(p *ir.Program, m ir.Members, limit int) (*Tables, error) {
 	if err := ir.Validate(p, m); err != nil {
 		return nil, err
 	}
@@ -23,7 +25,7 @@ func Build(p *ir.Program, m ir.Members) (*Tables, error) {
 	atoms := newAtoms(p, m, names)
 	b := &builder{
 		tables: &Tables{names: names}, prog: prog, conjs: newConjs(atoms),
-		lists: map[string]uint32{}, matchers: map[string]uint32{},
+		lists: map[string]uint32{}, matchers: map[string]uint32{}, room: limit,
 	}
 	for _, e := range p.Entries {
 		out := Entry{Hook: e.Hook, Default: e.Default, Settles: e.Settles, NoTrack: e.NoTrack, HasAlways: e.Always != ""}
@@ -46,7 +48,7 @@ type builder struct {
 	conjs    *conjs
 	lists    map[string]uint32 // by content
 	matchers map[string]uint32 // by the conjunctions of their rules
-	total    int               // rules of all lists so far, equal lists counted each time
+	room     int               // how many rules more the lists may have, equal lists counted each time
 }
 
 // dispatch makes the lists of a block for all interfaces and states.
@@ -214,8 +216,8 @@ func (b *builder) list(k knowns, root int) (uint32, error) {
 	if err != nil {
 		return 0, err
 	}
-	if b.total += len(rules); b.total > maxTotalRules {
-		return 0, fmt.Errorf("%w: more than %d rules in all lists", ErrTooLarge, maxTotalRules)
+	if b.room -= len(rules); b.room < 0 {
+		return 0, fmt.Errorf("%w: all lists together", ErrTooLarge)
 	}
 	l := List{Actions: make([]Action, len(rules))}
 	content := make([]byte, 0, len(rules)*14)

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/hostpolicy/hostpolicy/hostendpoint"
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
 	"github.com/hostpolicy/hostpolicy/policy"
 	"github.com/hostpolicy/hostpolicy/policy/classify"
@@ -153,6 +154,50 @@ func TestAgreesWithInterpreterOnLargeRuleSets(t *testing.T) {
 	x := newPair(t, p, m)
 	for n := 1; n <= 1501; n += 10 {
 		require.Empty(t, x.differ(lastOf(n)))
+	}
+}
+
+// A search that goes on behind a rule must not find it again, nor what stands before it, in whichever word and page.
+func TestSearchGoesOnBehindARule(t *testing.T) {
+	for _, n := range []int{20, 300, 5000} {
+		var rules []policy.Rule
+		for i := range n {
+			log := onePort(i)
+			log.Action = hostendpoint.Log
+			rules = append(rules, log, onePort(i))
+		}
+		p, m := hostWith(t, rules)
+		x := newPair(t, p, m)
+		for i := 1; i <= n; i += 1 + n/200 {
+			require.Empty(t, x.differ(lastOf(i)))
+			require.Len(t, x.c.Explain(lastOf(i)).Logged, 1)
+		}
+	}
+}
+
+// Where many rules meet the build goes other ways than where few do. Two such places lie here, and each rule is alone in
+// asking for its source, so that every packet tells whether one bit is right.
+func TestCrowdedPlaces(t *testing.T) {
+	const n = 60
+	var rules []policy.Rule
+	for i := range uint16(n) {
+		r := onePort(int(i))
+		r.Dest.Ports = []inet.PortRange{{Min: 1000 + i, Max: 2000 - i}, {Min: 3000 + 2*i, Max: 4000 - i}}
+		if i%7 == 0 {
+			r.Dest.Ports, r.Dest.NotPorts = nil, r.Dest.Ports
+		}
+		rules = append(rules, r)
+	}
+	p, m := hostWith(t, rules)
+	x := newPair(t, p, m)
+	for i := 1; i <= n; i++ {
+		pk := lastOf(i)
+		for _, from := range []uint16{990, 1930, 2990, 3930} {
+			for port := from; port < from+140; port++ {
+				pk.DstPort = port
+				require.Empty(t, x.differ(pk))
+			}
+		}
 	}
 }
 
