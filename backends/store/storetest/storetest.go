@@ -246,7 +246,9 @@ func (s *suite) same(r *reader, kind string) {
 	r.until(s.Patience, "the reader has what the store lists", func() bool {
 		got := map[hostendpoint.ID]string{}
 		for id, o := range r.state {
-			got[id] = o.Meta().ResourceVersion
+			if id.Kind == kind {
+				got[id] = o.Meta().ResourceVersion
+			}
 		}
 		return r.last.Synced && maps.Equal(want, got)
 	})

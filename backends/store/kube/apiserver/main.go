@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command apiserver is the Kubernetes API server, and the etcd that it needs, for tests: "apiserver etcd ..." and
+// "apiserver kube-apiserver ...", each with the flags of the original. It is a module of its own, since it needs far more
+// than a client, and takes ten minutes to compile. It must not be compiled with -trimpath.
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"go.etcd.io/etcd/server/v3/etcdmain"
+	"k8s.io/component-base/cli"
+	"k8s.io/kubernetes/cmd/kube-apiserver/app"
+)
+
+func main() {
+	if len(os.Args) < 2 {
+		fmt.Fprintln(os.Stderr, "usage: apiserver etcd|kube-apiserver flags...")
+		os.Exit(2)
+	}
+	os.Args = os.Args[1:]
+	if os.Args[0] == "etcd" {
+		etcdmain.Main(os.Args)
+		return
+	}
+	os.Exit(cli.Run(app.NewAPIServerCommand()))
+}
