@@ -39,6 +39,11 @@ func (b *builder) name(c *chain) error {
 	c.depth = 1
 	for i := range c.rules {
 		r := &c.rules[i]
+		for _, t := range r.tests {
+			if in, ok := t.(InSet); ok {
+				b.inUse[in.Set] = true
+			}
+		}
 		if r.to != nil {
 			if err := b.name(r.to); err != nil {
 				return err

@@ -72,7 +72,8 @@ type program struct {
 	used      map[usedSet]*setUse
 	consts    map[string]*setUse // by the text of their elements
 	constSets []Set
-	notes     []string // comments by origin
+	inUse     map[string]bool // sets that a rule of the result names
+	notes     []string        // comments by origin
 }
 
 // block is a block with what is known of it.
@@ -166,6 +167,7 @@ func (g *program) visit(id ir.BlockID, state map[ir.BlockID]int8) error {
 // render renders the tables of both families, with trees of at most the given depth.
 func (g *program) render(treeDepth int) (*Ruleset, error) {
 	r := &Ruleset{Prefix: g.o.Prefix, Insert: g.o.Insert, Marks: g.marks}
+	g.inUse = map[string]bool{}
 	for _, f := range [...]inet.Family{inet.IPv4, inet.IPv6} {
 		for _, n := range [...]TableName{Raw, Mangle, Filter} {
 			b := &builder{program: g, family: f, table: n, done: map[blockKey]*chain{}, seqs: map[string]*chain{}, treeDepth: treeDepth}

@@ -74,10 +74,13 @@ func (b *builder) constTest(ps []netip.Prefix, source bool) Test {
 
 // fill adds the sets to a ruleset.
 func (g *program) fill(r *Ruleset, m ir.Members) error {
-	r.consts = g.constSets
+	r.consts = slices.DeleteFunc(g.constSets, func(s Set) bool { return !g.inUse[s.Name] })
 	slices.SortFunc(r.consts, func(a, b Set) int { return strings.Compare(a.Name, b.Name) })
 	uses := g.uses()
 	for u, s := range g.used {
+		if !g.inUse[s.name] {
+			continue
+		}
 		r.members = append(r.members, Set{Name: s.name, ID: u.id, Kind: g.kinds[u.id], Family: u.family, Use: uses[u.id], Max: g.o.MaxSet})
 	}
 	slices.SortFunc(r.members, func(a, b Set) int { return strings.Compare(a.Name, b.Name) })
