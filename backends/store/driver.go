@@ -35,8 +35,10 @@ type Driver interface {
 type Traits struct {
 	// Joint says that one revision and one watch cover all kinds, so that changes of different kinds keep their order.
 	Joint bool
-	// OwnUIDs says that the datastore assigns UIDs and creation times.
+	// OwnUIDs says that the datastore assigns UIDs, whatever a new object says.
 	OwnUIDs bool
+	// OwnTimes says the same of creation times.
+	OwnTimes bool
 	// Kinds lists the kinds that the datastore has; nil for all.
 	Kinds []string
 }

@@ -17,8 +17,9 @@ import (
 	"github.com/hostpolicy/hostpolicy/hostendpoint"
 )
 
-// Traits implements store.Driver. Kinds have revisions and watches of their own.
-func (d *Driver) Traits() store.Traits { return store.Traits{OwnUIDs: true} }
+// Traits implements store.Driver. Kinds have revisions and watches of their own. The storage form keeps the creation time
+// that an object was written with in its annotation; the native form has no place for it.
+func (d *Driver) Traits() store.Traits { return store.Traits{OwnUIDs: true, OwnTimes: d.cfg.Native} }
 
 // group returns the path of the API group of a kind.
 func (d *Driver) group(kind string) string {
