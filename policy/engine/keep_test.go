@@ -104,13 +104,14 @@ func TestDeletingAnObjectForgetsItsLastGoodVersion(t *testing.T) {
 	require.Equal(t, []string{"bad-selector", "invalid"}, codes(e.Problems()))
 }
 
-// Names that origins cannot tell apart: a policy "ns1.a" of the tier default, and the policy a of the namespace ns1.
+// Names that origins cannot tell apart: a global policy named as if it came from Kubernetes, and the policy a of a
+// namespace whose name has a dot.
 func TestTwoPoliciesOfOneNameEndTheProgramUntilOneGoes(t *testing.T) {
-	global := policyOf("default.ns1.a", "", hostendpoint.Allow)
-	namespaced := &hostendpoint.NetworkPolicy{Metadata: hostendpoint.ObjectMeta{Name: "a", Namespace: "ns1"}}
+	global := policyOf("knp.default.a", "", hostendpoint.Allow)
+	namespaced := &hostendpoint.NetworkPolicy{Metadata: hostendpoint.ObjectMeta{Name: "a", Namespace: "knp.default"}}
 	namespaced.Spec.Ingress = []hostendpoint.Rule{{Action: hostendpoint.Deny}}
 	member := endpoint("a", "eth0")
-	member.Metadata.Labels["projectcalico.org/namespace"] = "ns1"
+	member.Metadata.Labels["projectcalico.org/namespace"] = "knp.default"
 	e := newEngine(t, engine.Options{}, engine.Upsert(member), engine.Upsert(global))
 
 	_, err := e.Apply(engine.Upsert(namespaced), engine.Upsert(policyOf("q", "", hostendpoint.Allow)))
@@ -121,7 +122,7 @@ func TestTwoPoliciesOfOneNameEndTheProgramUntilOneGoes(t *testing.T) {
 
 	d, err := e.Apply(engine.Delete(global.ID()))
 	require.NoError(t, err)
-	require.Contains(t, d.Blocks, ir.BlockID("policy/default/ns1.a/normal-in"), "another policy, with other rules")
+	require.Contains(t, d.Blocks, ir.BlockID("policy/default/knp.default.a/normal-in"), "another policy, with other rules")
 	require.Contains(t, d.Blocks, ir.BlockID("policy/default/q/normal-in"), "came with the change that failed")
 	p, err := e.Program()
 	require.NoError(t, err)
