@@ -119,13 +119,12 @@ func (c *commit) sets(have []render.Set, foreign map[string]*savedSet) {
 			c.fill.text = s.New.AppendText(c.fill.text, s.Name)
 			c.fill.changes += 1 + len(s.New.Elements)
 		case s.Old.Kind != s.New.Kind || s.Old.Max != s.New.Max:
-			// Not what we left: a set of the right type takes its place. If the types differ, the swap fails, and so does
-			// everything that would rely on it.
+			// Not what we left: a set as it should be takes its place. If the types differ, the swap fails, and so does
+			// the Apply, before any table has changed.
 			tmp := s.Name + "@t"
-			c.fill.text = append(c.fill.text, "destroy "+tmp+"\n"...)
 			c.fill.text = s.New.AppendText(c.fill.text, tmp)
-			c.late.text = append(c.late.text, "swap "+tmp+" "+s.Name+"\ndestroy "+tmp+"\n"...)
-			c.late.changes += 2 + len(s.New.Elements)
+			c.fill.text = append(c.fill.text, "swap "+tmp+" "+s.Name+"\ndestroy "+tmp+"\n"...)
+			c.fill.changes += 2 + len(s.New.Elements)
 		default:
 			touched++
 			for _, e := range s.Added {

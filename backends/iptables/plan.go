@@ -351,7 +351,10 @@ func (p *plan) change() []script {
 // noop returns the name of a chain that does nothing: where packets of the new generation go if the hook goes away.
 func (p *plan) noop(b *scriptBuilder, n render.TableName) string {
 	name := p.rules.Prefix + "none-aaaaaaaaaaaa"
-	b.decl(n, name)
+	if !slices.Contains(b.declared, name) {
+		b.decl(n, name)
+		b.declared = append(b.declared, name)
+	}
 	if !slices.Contains(p.stale[n], name) {
 		p.stale[n] = append(p.stale[n], name)
 	}

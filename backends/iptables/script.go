@@ -18,6 +18,7 @@ type scriptBuilder struct {
 	commits int
 
 	decls, adds, removes []byte // of the table at work
+	declared             []string
 	addOrigins           []lineOrigin
 	addLines             int
 }
@@ -138,7 +139,7 @@ func (b *scriptBuilder) commit(n render.TableName) {
 		b.append("COMMIT\n")
 		b.commits++
 	}
-	b.decls, b.adds, b.removes, b.addOrigins, b.addLines = b.decls[:0], b.adds[:0], b.removes[:0], nil, 0
+	b.decls, b.adds, b.removes, b.addOrigins, b.addLines, b.declared = b.decls[:0], b.adds[:0], b.removes[:0], nil, 0, nil
 }
 
 func (b *scriptBuilder) append(s string) {
