@@ -273,8 +273,22 @@ func (c *commit) restore(p *plan, scripts []script) error {
 	return nil
 }
 
-// fewChains is up to how many chains are asked for their counters one by one.
-const fewChains = 12
+// rulesPerChain is how many rules iptables-save prints in the time that it takes to start another iptables: whether
+// chains are asked for their counters one by one or all together is a matter of time only.
+const rulesPerChain = 200
+
+// rulesIn returns the number of rules of a family.
+func rulesIn(r *render.Ruleset, f inet.Family) int {
+	n := 0
+	for _, tableName := range tableOrder {
+		if t, ok := r.Table(f, tableName); ok {
+			for i := range t.Chains {
+				n += len(t.Chains[i].Rules)
+			}
+		}
+	}
+	return n
+}
 
 // collect deletes the chains that nothing leads to any more, and keeps what they counted.
 func (c *commit) collect(p *plan) error {
@@ -283,7 +297,7 @@ func (c *commit) collect(p *plan) error {
 	}
 	gone := counts{}
 	known := c.origins()
-	if c.tools.variant == NFT && p.leaves() <= fewChains {
+	if c.tools.variant == NFT && p.leaves()*rulesPerChain < rulesIn(c.rules, p.family) {
 		for _, n := range tableOrder {
 			for _, name := range p.stale[n] {
 				out, err := c.tools.list(c.ctx, applyOp, p.family, n, name)
