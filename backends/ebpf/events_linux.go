@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ebpf
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/ringbuf"
+
+	"github.com/hostpolicy/hostpolicy/policy/flow"
+	render "github.com/hostpolicy/hostpolicy/render/ebpf"
+)
+
+// Event is what a hook said of a packet.
+type Event struct {
+	Key    flow.RuleKey
+	Hook   flow.Hook
+	Kind   flow.Event
+	Time   uint64 // nanoseconds since boot
+	Length uint32 // of the packet
+	Packet []byte // from its IP header on, render.SnapLen bytes at most
+}
+
+// Loss is how many events were not reported.
+type Loss struct {
+	Full  uint64 // the buffer had no room
+	Limit uint64 // there were more than Options.Render allows
+}
+
+// Subscription is a flow of events.
+type Subscription struct {
+	reader *ringbuf.Reader
+	events chan Event
+
+	mu  sync.Mutex
+	err error
+}
+
+// Events starts the flow of events, which ends with ctx. There can be one at a time: another one takes events away.
+func (b *Backend) Events(ctx context.Context) (*Subscription, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := b.ready(ctx); err != nil {
+		return nil, err
+	}
+	r, err := ringbuf.NewReader(b.maps[render.MapEvents])
+	if err != nil {
+		return nil, &Error{"events", "map " + render.MapEvents, err}
+	}
+	s := &Subscription{reader: r, events: make(chan Event, 1024)}
+	stop := context.AfterFunc(ctx, func() { r.Close() })
+	go func() {
+		defer close(s.events)
+		defer stop()
+		defer r.Close()
+		s.run(ctx)
+	}()
+	return s, nil
+}
+
+func (s *Subscription) run(ctx context.Context) {
+	for {
+		r, err := s.reader.Read()
+		if err != nil {
+			if !errors.Is(err, ringbuf.ErrClosed) {
+				s.mu.Lock()
+				s.err = &Error{"events", "map " + render.MapEvents, err}
+				s.mu.Unlock()
+			}
+			return
+		}
+		e, ok := decode(r.RawSample)
+		if !ok {
+			continue
+		}
+		select {
+		case s.events <- e:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// C returns the events. The channel is closed when the flow ends.
+func (s *Subscription) C() <-chan Event { return s.events }
+
+// Err returns what ended the flow; nil if it was its context.
+func (s *Subscription) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+func decode(b []byte) (Event, bool) {
+	if len(b) < render.EventSize {
+		return Event{}, false
+	}
+	e := Event{
+		Key: flow.RuleKey(binary.NativeEndian.Uint64(b[render.EventKey:])), Time: binary.NativeEndian.Uint64(b[render.EventTime:]),
+		Hook: flow.Hook(b[render.EventHook]), Kind: flow.Event(b[render.EventKind]), Length: binary.NativeEndian.Uint32(b[render.EventLength:]),
+	}
+	e.Packet = b[render.EventPacket:][:min(int(e.Length), render.SnapLen)]
+	return e, true
+}
+
+// Lost returns how many events were not reported, since the maps were made.
+func (b *Backend) Lost(ctx context.Context) (Loss, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var l Loss
+	if err := b.ready(ctx); err != nil {
+		return l, err
+	}
+	each := make([]limits, 0, ebpf.MustPossibleCPU())
+	if err := b.maps[render.MapLimits].Lookup(uint32(0), &each); err != nil {
+		return l, &Error{"events", "map " + render.MapLimits, err}
+	}
+	for _, x := range each {
+		l.Full += x.Lost
+		l.Limit += x.Over
+	}
+	return l, nil
+}
+
+// limits is the value of the map of limits.
+type limits struct{ Used, Lost, Over uint64 }

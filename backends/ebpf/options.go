@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package ebpf enforces rule programs through netfilter BPF programs.
+//
+// The programs stand at the hooks where nftables would have its chains, read the state that the kernel's connection
+// tracking gives a packet, and look everything else up in one map, the memory of the generation in force. Apply fills
+// another one and puts it in its place: one write, which packets see as a whole. Programs, links and maps are pinned, so
+// that the policy is enforced whether or not the process lives; a Backend of the same path takes them over.
+//
+// What BPF cannot do at netfilter hooks, a table of nftables does, which never changes with policy either: it keeps
+// connection tracking on, and takes packets out of it that a BPF program of another kind tells it to.
+//
+// It needs Linux 6.4 and the capabilities BPF, PERFMON, NET_ADMIN and SYS_ADMIN; elsewhere New returns an error that
+// names what is missing.
+package ebpf
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+
+	render "github.com/hostpolicy/hostpolicy/render/ebpf"
+)
+
+// The defaults of Options.
+const (
+	DefaultPath     = "/sys/fs/bpf/hostpolicy"
+	DefaultCounters = 1 << 16
+	DefaultBuffer   = 8 << 20
+)
+
+// Options say where and how to enforce. The zero value is useful.
+type Options struct {
+	// Path is the directory of a BPF file system in which everything is pinned, made if it is missing, with the file
+	// system if /sys/fs/bpf is none; "" is DefaultPath. One path serves one network namespace.
+	Path string
+	// Render is passed to the renderer.
+	Render render.Options
+	// NetNS is a file descriptor of the network namespace, which New duplicates; 0 is that of the calling thread.
+	NetNS int
+	// Counters is how many origins can be counted; 0 is DefaultCounters. Adopted maps keep their size.
+	Counters int
+	// Buffer is the size of the ring buffer of events, a power of two; 0 is DefaultBuffer.
+	Buffer int
+	// Table is the name of the table of nftables; "" is "hostpolicy-ebpf".
+	Table string
+	// Logger gets what an operator may want to know; nil is silence.
+	Logger *slog.Logger
+}
+
+// ErrUnavailable is what New returns where the kernel lacks what the package needs. The error is a *FeatureError, too.
+var ErrUnavailable = errors.New("eBPF is not available")
+
+// FeatureError says what a kernel lacks.
+type FeatureError struct {
+	Feature string // "netfilter BPF links", "the kfunc bpf_dynptr_slice"
+	Since   string // the release of Linux that has it, "" if it is a matter of configuration
+	Err     error  // what the kernel said
+}
+
+// Error implements error.
+func (e *FeatureError) Error() string {
+	s := "ebpf: the kernel lacks " + e.Feature
+	if e.Since != "" {
+		s += ", which is in Linux since " + e.Since
+	}
+	if e.Err != nil {
+		s = fmt.Sprintf("%s: %v", s, e.Err)
+	}
+	return s
+}
+
+// Unwrap returns ErrUnavailable and what the kernel said.
+func (e *FeatureError) Unwrap() []error { return []error{ErrUnavailable, e.Err} }
+
+// Error is an operation that failed.
+type Error struct {
+	Op     string // "apply", "observe", "counters", "teardown", "events"
+	Object string // "map events", "link input_4"
+	Err    error
+}
+
+// Error implements error.
+func (e *Error) Error() string { return fmt.Sprintf("ebpf: %s: %s: %v", e.Op, e.Object, e.Err) }
+
+// Unwrap returns what was wrong.
+func (e *Error) Unwrap() error { return e.Err }

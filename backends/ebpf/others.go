@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !linux
+
+package ebpf
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+
+	"github.com/hostpolicy/hostpolicy/backends"
+	"github.com/hostpolicy/hostpolicy/policy/ir"
+)
+
+// Backend cannot exist on this system.
+type Backend struct{}
+
+var _ backends.Backend = (*Backend)(nil)
+
+func unavailable() error { return fmt.Errorf("%w on %s", ErrUnavailable, runtime.GOOS) }
+
+// New returns an error that wraps ErrUnavailable.
+func New(Options) (*Backend, error) { return nil, unavailable() }
+
+// Close does nothing.
+func (*Backend) Close() error { return nil }
+
+// Apply returns an error that wraps ErrUnavailable.
+func (*Backend) Apply(context.Context, *ir.Program, ir.Members) (backends.Receipt, error) {
+	return backends.Receipt{}, unavailable()
+}
+
+// Observe returns an error that wraps ErrUnavailable.
+func (*Backend) Observe(context.Context) (backends.State, error) {
+	return backends.State{}, unavailable()
+}
+
+// Counters returns an error that wraps ErrUnavailable.
+func (*Backend) Counters(context.Context) ([]backends.Counter, error) { return nil, unavailable() }
+
+// Teardown returns an error that wraps ErrUnavailable.
+func (*Backend) Teardown(context.Context) error { return unavailable() }

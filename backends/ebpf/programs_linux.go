@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ebpf
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
+	"golang.org/x/sys/unix"
+
+	render "github.com/hostpolicy/hostpolicy/render/ebpf"
+)
+
+const memoryFlags = unix.BPF_F_MMAPABLE | unix.BPF_F_INNER_MAP
+
+// memorySpec describes the memory of a generation.
+func memorySpec(lines int) *ebpf.MapSpec {
+	return &ebpf.MapSpec{
+		Name: "hp_memory", Type: ebpf.Array, KeySize: 4, ValueSize: render.LineSize, MaxEntries: uint32(max(1, lines)), Flags: memoryFlags,
+	}
+}
+
+// mapSpecs describe the maps that programs refer to.
+func mapSpecs(o Options) map[string]*ebpf.MapSpec {
+	return map[string]*ebpf.MapSpec{
+		render.MapGeneration: {Name: "hp_generation", Type: ebpf.ArrayOfMaps, KeySize: 4, ValueSize: 4, MaxEntries: 1, InnerMap: memorySpec(1)},
+		render.MapCounters:   {Name: "hp_counters", Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: 16, MaxEntries: uint32(o.Counters)},
+		render.MapEvents:     {Name: "hp_events", Type: ebpf.RingBuf, MaxEntries: uint32(o.Buffer)},
+		render.MapLimits:     {Name: "hp_limits", Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: render.LimitsSize, MaxEntries: 1},
+	}
+}
+
+// load makes the kernel check a program.
+func load(p render.Place, k render.Kernel, maps map[string]*ebpf.Map, opts ebpf.ProgramOptions) (*ebpf.Program, error) {
+	ins, err := render.Program(p, k)
+	if err != nil {
+		return nil, err
+	}
+	functions := map[string]bool{"main": true}
+	for _, i := range ins {
+		if i.IsFunctionReference() {
+			functions[i.Reference()] = true
+		}
+	}
+	// The kernel wants to know of every function that it is static, if it is called back.
+	word := &btf.Int{Name: "unsigned int", Size: 4}
+	for n, i := range ins {
+		switch s := i.Symbol(); {
+		case !functions[s]:
+		case s == render.Consult:
+			ctx := btf.Type(word)
+			if !p.Match() {
+				ctx = &btf.Pointer{Target: &btf.Struct{Name: "bpf_nf_ctx", Size: 16}}
+			}
+			ins[n] = btf.WithFuncMetadata(i, &btf.Func{Name: s, Linkage: btf.GlobalFunc, Type: &btf.FuncProto{
+				Return: word, Params: []btf.FuncParam{
+					{Name: "ctx", Type: ctx}, {Name: "view", Type: &btf.Pointer{Target: &btf.Struct{Name: "hp_view", Size: render.ViewSize}}}, {Name: "hook", Type: word},
+				},
+			}})
+		case s == "main":
+			ins[n] = btf.WithFuncMetadata(i, &btf.Func{Name: "hp_" + p.String(), Linkage: btf.GlobalFunc, Type: &btf.FuncProto{
+				Return: word, Params: []btf.FuncParam{{Name: "ctx", Type: &btf.Pointer{Target: &btf.Void{}}}},
+			}})
+		default:
+			ins[n] = btf.WithFuncMetadata(i, &btf.Func{Name: s, Linkage: btf.StaticFunc, Type: &btf.FuncProto{Return: word}})
+		}
+	}
+	for name, m := range maps {
+		if err := ins.AssociateMap(name, m); err != nil && !errors.Is(err, asm.ErrUnreferencedSymbol) {
+			return nil, err
+		}
+	}
+	spec := &ebpf.ProgramSpec{Name: "hp_" + p.String(), Type: ebpf.Netfilter, AttachType: ebpf.AttachNetfilter, Instructions: ins, License: "GPL"}
+	if p.Match() {
+		spec.Type, spec.AttachType = ebpf.SocketFilter, ebpf.AttachNone
+	}
+	prog, err := ebpf.NewProgramWithOptions(spec, opts)
+	if err != nil {
+		return nil, fmt.Errorf("program %s: %w", p, err)
+	}
+	return prog, nil
+}

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ebpf
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/google/nftables/xt"
+	"golang.org/x/sys/unix"
+
+	render "github.com/hostpolicy/hostpolicy/render/ebpf"
+)
+
+const (
+	conntrackChain = "conntrack"
+	pathSize       = 512 // Ref: linux/netfilter/xt_bpf.h, XT_BPF_PATH_MAX
+	infoSize       = 2 + 2 + 4 + pathSize + 8
+	modePathPinned = 1 // XT_BPF_MODE_PATH_PINNED
+)
+
+// matchChains are the chains that ask a program which packets to leave alone.
+var matchChains = [...]struct {
+	place render.Place
+	name  string
+	hook  *nftables.ChainHook
+}{
+	{render.MatchIn, "untracked-in", nftables.ChainHookPrerouting},
+	{render.MatchOut, "untracked-out", nftables.ChainHookOutput},
+}
+
+// installTable replaces our table, in one transaction: a rule that asks for the state of connections, which keeps
+// connection tracking and reassembly on, and for each of places a chain before it that takes out what the program there
+// names.
+func installTable(ns *os.File, name string, pins map[render.Place]string) error {
+	c, err := nftables.New(nftables.WithNetNSFd(int(ns.Fd())))
+	if err != nil {
+		return fmt.Errorf("nftables: %w", err)
+	}
+	t := &nftables.Table{Family: nftables.TableFamilyINet, Name: name}
+	c.AddTable(t)
+	c.DelTable(t)
+	c.AddTable(t)
+	chain := c.AddChain(&nftables.Chain{Table: t, Name: conntrackChain})
+	c.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
+	}})
+	for _, m := range matchChains {
+		pin, ok := pins[m.place]
+		if !ok {
+			continue
+		}
+		if len(pin) >= pathSize {
+			return fmt.Errorf("path of %d bytes", len(pin))
+		}
+		info := make([]byte, infoSize)
+		info[0] = modePathPinned
+		copy(info[8:], pin)
+		data := xt.Unknown(info)
+		chain := c.AddChain(&nftables.Chain{
+			Table: t, Name: m.name, Type: nftables.ChainTypeFilter, Hooknum: m.hook, Priority: nftables.ChainPriorityRaw,
+		})
+		c.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: []expr.Any{
+			&expr.Match{Name: "bpf", Rev: 1, Info: &data},
+			&expr.Notrack{},
+		}})
+	}
+	if err := c.Flush(); err != nil {
+		return fmt.Errorf("nftables: table %s: %w", name, err)
+	}
+	return nil
+}
+
+// removeTable removes our table, if it is there.
+func removeTable(ns *os.File, name string) error {
+	c, err := nftables.New(nftables.WithNetNSFd(int(ns.Fd())))
+	if err != nil {
+		return fmt.Errorf("nftables: %w", err)
+	}
+	c.DelTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: name})
+	if err := c.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("nftables: table %s: %w", name, err)
+	}
+	return nil
+}
+
+// tableChains returns the chains of our table, nil if there is none.
+func tableChains(ns *os.File, name string) (map[string]bool, error) {
+	c, err := nftables.New(nftables.WithNetNSFd(int(ns.Fd())))
+	if err != nil {
+		return nil, fmt.Errorf("nftables: %w", err)
+	}
+	chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return nil, fmt.Errorf("nftables: %w", err)
+	}
+	var names map[string]bool
+	for _, ch := range chains {
+		if ch.Table.Name != name {
+			continue
+		}
+		rules, err := c.GetRules(ch.Table, ch)
+		if err != nil {
+			return nil, fmt.Errorf("nftables: %w", err)
+		}
+		if names == nil {
+			names = map[string]bool{}
+		}
+		names[ch.Name] = len(rules) == 1
+	}
+	return names, nil
+}

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package ebpf renders rule programs as memory for BPF programs that never change.
+//
+// What the kernel runs depends on the place alone: [Program] returns the instructions. What it does there is in the
+// memory of a generation, one array of lines of 64 bytes: the tables of package classify, laid out so that a verdict
+// takes a few dozen reads, however many rules there are. A policy that changes is other memory; it comes into force when
+// the map of the generation gets it, at once and for all places.
+//
+// Programs that cannot read what they need deny. So does a search that does not end, and so do packets that end before
+// their ports do.
+package ebpf
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+
+	"github.com/hostpolicy/hostpolicy/policy/classify"
+	"github.com/hostpolicy/hostpolicy/policy/flow"
+	"github.com/hostpolicy/hostpolicy/policy/ir"
+	"github.com/hostpolicy/hostpolicy/render"
+)
+
+// Backend is the name of this renderer in errors.
+const Backend = "ebpf"
+
+// Artifact is a generation. It is immutable and safe for concurrent use.
+type Artifact struct {
+	// Memory is what the map of the generation holds, in lines of LineSize bytes.
+	Memory []byte
+	// Hooks are those that have an entry. Programs whose hooks have none need not be there.
+	Hooks flow.HookSet
+	// NoTrack are the hooks whose Allow takes the packet out of connection tracking.
+	NoTrack flow.HookSet
+	// Origins are those of the program. Origin i counts at slot i.
+	Origins []flow.Origin
+
+	tables  *classify.Tables
+	counted []uint32 // cells of the actions that have an origin
+	origins uint32   // cell
+	options Options
+}
+
+// LineSize is the size of the values of the map of the generation.
+const LineSize = lineSize
+
+var _ render.Artifact = (*Artifact)(nil)
+
+// Render returns the generation that enforces p with members m. It is a pure function. The error is a
+// *render.UnsupportedError if the tables are too large; other errors say what is wrong with p.
+func Render(p *ir.Program, m ir.Members, o Options) (*Artifact, error) {
+	if err := o.validate(); err != nil {
+		return nil, err
+	}
+	if p == nil {
+		return nil, fmt.Errorf("ebpf: no program")
+	}
+	for _, e := range p.Entries {
+		if e.NoTrack && e.Hook.Stage() != flow.StageUntracked {
+			return nil, fmt.Errorf("ebpf: %s comes too late to take packets out of connection tracking", e.Hook)
+		}
+	}
+	t, err := classify.Build(p, m)
+	if err != nil {
+		return nil, tooLarge(err)
+	}
+	b, err := build(t, p, o)
+	if err != nil {
+		return nil, tooLarge(err)
+	}
+	a := &Artifact{Origins: p.Origins, tables: t, counted: b.counted, origins: b.origins, options: o}
+	for _, e := range t.Entries {
+		a.Hooks |= 1 << e.Hook
+		if e.NoTrack {
+			a.NoTrack |= 1 << e.Hook
+		}
+	}
+	if a.Memory, err = b.bytes(); err != nil {
+		return nil, tooLarge(err)
+	}
+	return a, nil
+}
+
+func tooLarge(err error) error {
+	if errors.Is(err, errTooLarge) || errors.Is(err, classify.ErrTooLarge) {
+		return &render.UnsupportedError{Backend: Backend, What: err.Error()}
+	}
+	return err
+}
+
+// Fingerprint is the SHA-256 of the memory.
+func (a *Artifact) Fingerprint() string {
+	sum := sha256.Sum256(a.Memory)
+	return hex.EncodeToString(sum[:])
+}
+
+// Needs reports whether the program at p has anything to ask.
+func (a *Artifact) Needs(p Place) bool {
+	if p.Match() {
+		return a.NoTrack&flow.HooksOf(p.Hooks()...) != 0
+	}
+	return a.Hooks&flow.HooksOf(p.Hooks()...) != 0
+}
+
+// Recount makes memory, a copy of that of a, count origin i at slots[i]. NoSlot does not count.
+func (a *Artifact) Recount(memory []byte, slots []uint32) {
+	for i, s := range slots {
+		binary.LittleEndian.PutUint32(memory[4*(int(a.origins)+originCells*i+originSlot):], s)
+	}
+	for _, c := range a.counted {
+		origin := binary.LittleEndian.Uint32(memory[4*(c+actionOrigin):])
+		binary.LittleEndian.PutUint32(memory[4*(c+actionSlot):], slots[origin-1])
+	}
+}
+
+// NoSlot is the slot of what is not counted.
+const NoSlot = noSlot
+
+// Counted is one origin as the memory of a generation knows it.
+type Counted struct {
+	Key  flow.RuleKey
+	Slot uint32
+}
+
+// ReadOrigins returns the origins of a generation, in the order of its program. The error says that memory is none.
+func ReadOrigins(memory []byte) ([]Counted, error) {
+	cell := func(i int) int { return int(binary.LittleEndian.Uint32(memory[4*i:])) }
+	if len(memory) < lineSize || cell(headMagic) != magic || cell(headLines)*lineSize != len(memory) {
+		return nil, errors.New("ebpf: not the memory of a generation")
+	}
+	at, n := cell(headOrigins), cell(headCount)
+	if at < 0 || n < 0 || 4*(at+originCells*n) > len(memory) {
+		return nil, errors.New("ebpf: the memory of the generation is damaged")
+	}
+	out := make([]Counted, n)
+	for i := range out {
+		c := at + originCells*i
+		out[i] = Counted{flow.RuleKey(binary.LittleEndian.Uint64(memory[4*c:])), uint32(cell(c + originSlot))}
+	}
+	return out, nil
+}

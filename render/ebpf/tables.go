@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ebpf
+
+import (
+	"fmt"
+	"math/bits"
+
+	"github.com/hostpolicy/hostpolicy/policy/classify"
+	"github.com/hostpolicy/hostpolicy/policy/flow"
+	"github.com/hostpolicy/hostpolicy/policy/ir"
+)
+
+// The first lines of the memory. Line 0 is the header, and behind it is one line for each hook, by number.
+const (
+	headMagic   = 0 // cell of the header: magic
+	headHooks   = 1 // hooks that have an entry, bit 1<<hook
+	headEvents  = 2 // Events
+	headCost    = 4 // nanoseconds of a processor's time that an event uses up, 64 bits; 0 is no limit
+	headBurst   = 6 // how many of them may be used at once, 64 bits
+	headNames   = 8 // trie of the names of interfaces, which finds classes instead of cells
+	headOrigins = 10
+	headCount   = 11 // of origins
+	headLines   = 12 // length of the whole
+	headZero    = 13 // 0, 1 and a class that is none: numbers that the verifier does not know
+	headOne     = 14
+	headUnknown = 15
+	headNoState = 3 // classify.NoState
+
+	magic = 0x31627068 // "hpb1"
+
+	entryFlags   = 0 // flagEntry and so on
+	entryDefault = 1 // outcome
+	entrySettles = 2
+	entryField   = 4 // of Block: 0, or whose interface the dispatch is over
+	entryLists   = 5 // of Block: cell of the dispatch
+	entryAlways  = 6 // of Always: field and cell
+)
+
+// Flags of an entry.
+const (
+	flagEntry  = 1
+	flagAlways = 2
+)
+
+// dispatchWidth is the number of cells that a dispatch has for each class of interfaces: one for each state, and some
+// that are never read.
+const dispatchWidth = 8
+
+// A list is two lines: what to do with a packet, and where to look it up.
+const (
+	listKind    = 0
+	listRules   = 1
+	listActions = 2 // cell; four for each action
+	listAxes    = 3 // which dimensions there are, bit 1<<axis
+	listSums    = 4 // words of the summary of a row
+	listPages   = 5 // pages of a row
+	listZero    = 6 // 0
+
+	listL4      = 8 // trie, and the cell of the row for a packet without value
+	listIn      = 10
+	listOut     = 11 // cell of the rows by class
+	listSrcEnd  = 12 // line of the table of endpoints, its width, and the row of all others
+	listDstEnd  = 20
+	listSrc     = 16 // tries of both families
+	listDst     = 18
+	listSrcPort = 24 // trie, and the row for a packet without ports
+	listDstPort = 26
+	listSize    = 2 // lines
+
+	kindEmpty   = 0 // Undecided
+	kindDecided = 1 // by the first action
+	kindSearch  = 2
+)
+
+// An action is four cells.
+const (
+	actionOutcome = 0 // and actionLog
+	actionNext    = 1
+	actionOrigin  = 2 // index plus one
+	actionSlot    = 3 // of the counter
+
+	actionLog = 1 << 8
+)
+
+// An origin is four cells: its key, and where it counts.
+const (
+	originCells = 4
+	originSlot  = 2
+)
+
+// maxProbes is how many slots of a table of endpoints a program looks at.
+const maxProbes = 4
+
+// builder fills the memory.
+type builder struct {
+	blob
+	tables  *classify.Tables
+	dims    map[dimID]dimension
+	lists   []uint32 // lines
+	counted []uint32 // cells of the actions that have an origin
+	origins uint32   // cell
+}
+
+type dimID struct{ matcher, dim int }
+
+// dimension is where a dimension is in memory.
+type dimension struct {
+	rows      []uint32 // cells, by class
+	sum, page int
+	a, b, c   uint32 // what the list holds
+}
+
+// build fills the memory of a generation.
+func build(t *classify.Tables, p *ir.Program, o Options) (*builder, error) {
+	b := &builder{tables: t, dims: map[dimID]dimension{}}
+	b.lines(1 + len(flow.Hooks) + 1)
+	var cuts []cut
+	for _, c := range t.NameCuts() {
+		cuts = append(cuts, cut{keyOf(c.First), c.Class})
+	}
+	inside, first := between(cuts, key{}, lastKey)
+	names := b.trie(inside, first, true)
+	b.align(4)
+	b.origins = uint32(len(b.cells))
+	for i, or := range p.Origins {
+		words := [originCells]uint32{originSlot: uint32(i)}
+		put64(words[:], uint64(or.Key()))
+		b.array(words[:])
+	}
+	for i := range t.Lists {
+		at, err := b.list(&t.Lists[i])
+		if err != nil {
+			return nil, err
+		}
+		b.lists = append(b.lists, at)
+		if len(b.cells) > maxCells {
+			return nil, errTooLarge
+		}
+	}
+	var hooks flow.HookSet
+	for i := range t.Entries {
+		e := &t.Entries[i]
+		if e.Hook < flow.UntrackedIn || e.Hook > flow.NormalOut {
+			return nil, fmt.Errorf("ebpf: unknown %s", e.Hook)
+		}
+		if e.Default > ir.Pass {
+			return nil, fmt.Errorf("ebpf: unknown %s", e.Default)
+		}
+		hooks |= 1 << e.Hook
+		var always uint32
+		if e.HasAlways {
+			always = b.dispatch(&e.Always)
+		}
+		block := b.dispatch(&e.Block)
+		l := b.line(1+uint32(e.Hook), 1)
+		l[entryFlags] = flagEntry
+		if e.HasAlways {
+			l[entryFlags] |= flagAlways
+			l[entryAlways], l[entryAlways+1] = uint32(e.Always.Field), always
+		}
+		l[entryDefault], l[entrySettles] = uint32(e.Default), uint32(e.Settles)
+		l[entryField], l[entryLists] = uint32(e.Block.Field), block
+	}
+	b.align(lineCells)
+	h := b.line(0, 1)
+	h[headMagic], h[headHooks], h[headEvents] = magic, uint32(hooks), uint32(o.Events)
+	put64(h[headCost:], o.eventCost())
+	put64(h[headBurst:], o.eventCost()*uint64(o.EventBurst))
+	h[headNames] = names
+	h[headOrigins], h[headCount] = b.origins, uint32(len(p.Origins))
+	h[headOne], h[headUnknown] = 1, ^uint32(0)
+	h[headNoState] = uint32(classify.NoState)
+	h[headLines] = uint32(len(b.cells) / lineCells)
+	return b, nil
+}
+
+// dispatch writes which list speaks for which packets.
+func (b *builder) dispatch(d *classify.Dispatch) uint32 {
+	b.align(dispatchWidth)
+	at := uint32(len(b.cells))
+	for _, states := range d.Lists {
+		var row [dispatchWidth]uint32
+		for s := range row {
+			row[s] = b.lists[states[min(s, classify.NoState)]]
+		}
+		b.array(row[:])
+	}
+	return at
+}
+
+// list writes a list.
+func (b *builder) list(l *classify.List) (uint32, error) {
+	at := b.lines(listSize)
+	b.align(4)
+	actions := uint32(len(b.cells))
+	for _, a := range l.Actions {
+		if a.Outcome > ir.Pass {
+			return 0, fmt.Errorf("ebpf: unknown %s", a.Outcome)
+		}
+		x := uint32(a.Outcome)
+		if a.Log {
+			x |= actionLog
+		}
+		slot := noSlot
+		if a.Origin != 0 {
+			slot = uint32(a.Origin) - 1
+			b.counted = append(b.counted, uint32(len(b.cells)))
+		}
+		b.array([]uint32{x, a.Next, uint32(a.Origin), slot})
+	}
+	var rec [listSize * lineCells]uint32
+	rec[listRules], rec[listActions] = uint32(len(l.Actions)), actions
+	switch {
+	case l.Decided:
+		rec[listKind] = kindDecided
+	case len(l.Actions) > 0:
+		rec[listKind] = kindSearch
+		if err := b.search(rec[:], int(l.Matcher)); err != nil {
+			return 0, err
+		}
+	}
+	copy(b.line(at, listSize), rec[:])
+	return at, nil
+}
+
+// noSlot is the slot of what is not counted.
+const noSlot = ^uint32(0)
+
+// search writes the lookups of a matcher.
+func (b *builder) search(rec []uint32, matcher int) error {
+	m := &b.tables.Matchers[matcher]
+	words := max(1, (m.Rules+63)/64)
+	if words == 1 {
+		rec[listSums], rec[listPages] = 1, 0
+	} else {
+		rec[listSums], rec[listPages] = uint32((words+63)/64), uint32((words+pageWords-1)/pageWords)
+	}
+	for i := range m.Dims {
+		d, err := b.dimension(dimID{matcher, i}, &m.Dims[i])
+		if err != nil {
+			return err
+		}
+		axis := m.Dims[i].Axis
+		rec[listAxes] |= 1 << axis
+		if d.sum != int(rec[listSums]) || d.page != int(rec[listPages]) {
+			return fmt.Errorf("ebpf: rows of a matcher differ in size")
+		}
+		switch axis {
+		case classify.L4:
+			rec[listL4], rec[listL4+1] = d.a, d.b
+		case classify.SrcAddr:
+			rec[listSrc], rec[listSrc+1] = d.a, d.b
+		case classify.DstAddr:
+			rec[listDst], rec[listDst+1] = d.a, d.b
+		case classify.SrcPort:
+			rec[listSrcPort], rec[listSrcPort+1] = d.a, d.b
+		case classify.DstPort:
+			rec[listDstPort], rec[listDstPort+1] = d.a, d.b
+		case classify.InIface:
+			rec[listIn] = d.a
+		case classify.OutIface:
+			rec[listOut] = d.a
+		case classify.SrcEndpoint:
+			rec[listSrcEnd], rec[listSrcEnd+1], rec[listSrcEnd+2] = d.a, d.b, d.c
+		case classify.DstEndpoint:
+			rec[listDstEnd], rec[listDstEnd+1], rec[listDstEnd+2] = d.a, d.b, d.c
+		}
+	}
+	return nil
+}
+
+const pageWords = 8
+
+// rows writes the rows of a dimension, and returns the cell of each. A row is its summary and the lines of its pages.
+func (b *builder) rows(r classify.RowLayout) []uint32 {
+	n := r.SumWords
+	if n == 0 {
+		return nil
+	}
+	pool := make(map[uint32]uint32, len(r.Pool)/pageWords)
+	if r.RowPages > 0 {
+		at := b.lines(len(r.Pool) / pageWords)
+		for i := 0; i < len(r.Pool); i += pageWords {
+			pool[uint32(i)] = at + uint32(i/pageWords)
+		}
+		for i, w := range r.Pool {
+			put64(b.cells[int(at)*lineCells+2*i:], w)
+		}
+	}
+	size := 2*n + r.RowPages
+	if size <= lineCells {
+		size = 1 << bits.Len(uint(size-1))
+	} else {
+		size = (size + lineCells - 1) / lineCells * lineCells
+	}
+	b.align(lineCells)
+	cells := make([]uint32, len(r.Sums)/n)
+	for c := range cells {
+		cells[c] = uint32(len(b.cells))
+		b.grow(size)
+		row := b.cells[cells[c]:]
+		for i, w := range r.Sums[c*n:][:n] {
+			put64(row[2*i:], w)
+		}
+		for i := range r.RowPages {
+			row[2*n+i] = pool[r.Pages[c*r.RowPages+i]]
+		}
+	}
+	return cells
+}
+
+// dimension writes a dimension, once.
+func (b *builder) dimension(id dimID, d *classify.Dimension) (dimension, error) {
+	if x, ok := b.dims[id]; ok {
+		return x, nil
+	}
+	l := d.Rows.Layout()
+	x := dimension{rows: b.rows(l), sum: l.SumWords, page: l.RowPages}
+	switch d.Axis {
+	case classify.L4, classify.SrcPort, classify.DstPort:
+		x.a, x.b = b.number(cutsOf(d, x.rows)), x.rows[d.Absent]
+	case classify.SrcAddr, classify.DstAddr:
+		x.a, x.b = b.addresses(cutsOf(d, x.rows))
+	case classify.InIface, classify.OutIface:
+		x.a = uint32(len(b.cells))
+		for _, c := range d.ByInterface {
+			b.array([]uint32{x.rows[c]})
+		}
+	case classify.SrcEndpoint, classify.DstEndpoint:
+		x.a, x.b = b.points(d, x.rows)
+		x.c = x.rows[d.Absent]
+	default:
+		return x, fmt.Errorf("ebpf: %s", d.Axis)
+	}
+	b.dims[id] = x
+	return x, nil
+}
+
+// points writes a hash table of endpoints, open addressing: two slots of eight cells in a line, which are the address,
+// then protocol and port, then the row. No endpoint is more than maxProbes slots behind its own.
+func (b *builder) points(d *classify.Dimension, rows []uint32) (line, shift uint32) {
+	width := max(1, bits.Len(uint(2*len(d.Points))))
+	for ; ; width++ {
+		slots := make([]uint32, 8<<width)
+		if placePoints(slots, width, d, rows) {
+			at := b.lines(len(slots) / lineCells)
+			copy(b.line(at, len(slots)/lineCells), slots)
+			return at, uint32(64 - width)
+		}
+	}
+}
+
+func placePoints(slots []uint32, width int, d *classify.Dimension, rows []uint32) bool {
+	n := uint64(1) << width
+	for _, p := range d.Points {
+		k, port := keyOfAddr(p.Addr), uint32(p.Protocol)<<16|uint32(p.Port)
+		i := pointHash(k, port) >> (64 - width)
+		probes := 1
+		for slots[8*i+4] != 0 {
+			if probes++; probes > maxProbes {
+				return false
+			}
+			i = (i + 1) & (n - 1)
+		}
+		s := slots[8*i:]
+		put64(s, k.hi)
+		put64(s[2:], k.lo)
+		s[4], s[5] = port, rows[p.Class]
+	}
+	return true
+}
+
+const (
+	hashA = 0x9e3779b97f4a7c15
+	hashB = 0xbf58476d1ce4e5b9
+	hashC = 0x94d049bb133111eb
+)
+
+func pointHash(k key, port uint32) uint64 {
+	h := (k.lo ^ uint64(port)<<32) * hashA
+	h = (h ^ h>>29 ^ k.hi) * hashB
+	return (h ^ h>>32) * hashC
+}

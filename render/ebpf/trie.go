@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ebpf
+
+import (
+	"math/bits"
+	"net/netip"
+
+	"github.com/hostpolicy/hostpolicy/policy/classify"
+	"github.com/hostpolicy/hostpolicy/policy/ir"
+)
+
+// A trie finds the last cut at or below a key, one byte at a time; bytes that all keys below a node have in common are
+// skipped. What it finds is a cell address, or the number of a line with another node. A node is one line:
+//
+//	starts [4]uint64  a bit for each value of the byte, set where the result differs from that of the value before
+//	prefix uint32     what stands before the byte in all keys below the node, of keys with 32 bits
+//	mask   uint32     which bits of the key that is
+//	shift  uint32     where the byte begins, from the end of the key or its half
+//	values uint32     cell of the results, one for each bit set
+//	before [4]uint8   how many bits are set in the words before
+//	below  uint32     the result for keys that are before the prefix
+//	above  uint32     and behind it
+//	half   uint32     of 128 bits: 1 if the byte is in the lower half
+//
+// A node of 128 bits has a second line with prefix and mask, two words each.
+const (
+	nodePrefix = 8
+	nodeMask   = 9
+	nodeShift  = 10
+	nodeValues = 11
+	nodeBefore = 12
+	nodeBelow  = 13
+	nodeAbove  = 14
+	nodeHalf   = 15
+)
+
+// isNode marks what a trie finds as the line of a node.
+const isNode = 1 << 31
+
+// key is a value as a number of 128 bits.
+type key struct{ hi, lo uint64 }
+
+func (k key) less(l key) bool { return k.hi < l.hi || k.hi == l.hi && k.lo < l.lo }
+
+// at returns a byte, counted from the most significant one.
+func (k key) at(i int) byte {
+	if i < 8 {
+		return byte(k.hi >> (56 - 8*i))
+	}
+	return byte(k.lo >> (120 - 8*i))
+}
+
+// with returns the key with byte i, which is zero, set to b.
+func (k key) with(i int, b byte) key {
+	if i < 8 {
+		k.hi |= uint64(b) << (56 - 8*i)
+	} else {
+		k.lo |= uint64(b) << (120 - 8*i)
+	}
+	return k
+}
+
+// byteMask returns the first n bytes as a mask.
+func byteMask(n int) key {
+	if n <= 8 {
+		return key{hi: ^uint64(0) << (64 - 8*n)}
+	}
+	return key{^uint64(0), ^uint64(0) << (128 - 8*n)}
+}
+
+func (k key) and(m key) key { return key{k.hi & m.hi, k.lo & m.lo} }
+
+func keyOf(v ir.Value) key {
+	var k key
+	for i, b := range v {
+		if i < 8 {
+			k.hi = k.hi<<8 | uint64(b)
+		} else {
+			k.lo = k.lo<<8 | uint64(b)
+		}
+	}
+	return k
+}
+
+func keyOfAddr(a netip.Addr) key { return keyOf(ir.Addr(a)) }
+
+// cut begins a run of keys with one result.
+type cut struct {
+	from key
+	to   uint32 // cell
+}
+
+// cutsOf returns the cuts of a dimension with the cells of their rows.
+func cutsOf(d *classify.Dimension, rows []uint32) []cut {
+	cs := make([]cut, len(d.Cuts))
+	for i, c := range d.Cuts {
+		cs[i] = cut{keyOf(c.From), rows[c.Class]}
+	}
+	return cs
+}
+
+// between returns the cuts behind lo up to hi, and the result at lo. Neighbours differ.
+func between(cuts []cut, lo, hi key) ([]cut, uint32) {
+	first := uint32(0)
+	i := 0
+	for i < len(cuts) && !lo.less(cuts[i].from) {
+		first = cuts[i].to
+		i++
+	}
+	j := i
+	for j < len(cuts) && !hi.less(cuts[j].from) {
+		j++
+	}
+	return cuts[i:j], first
+}
+
+const mapped = 0xffff // above the lower half of the keys of IPv4 addresses
+
+var (
+	firstMapped = key{lo: mapped << 32}
+	lastMapped  = key{lo: mapped<<32 | 0xffffffff}
+	lastKey     = key{^uint64(0), ^uint64(0)}
+)
+
+// number makes the trie of keys of 32 bits: all but addresses.
+func (b *blob) number(cuts []cut) uint32 {
+	inside, first := between(cuts, key{}, key{lo: 1<<32 - 1})
+	return b.trie(inside, first, false)
+}
+
+// addresses makes the tries of both families.
+func (b *blob) addresses(cuts []cut) (v4, v6 uint32) {
+	inside, first := between(cuts, firstMapped, lastMapped)
+	v4 = b.trie(inside, first, false)
+	// What IPv4 addresses differ in is left out of IPv6.
+	below, first := between(cuts, key{}, key{lo: mapped<<32 - 1})
+	all := append([]cut(nil), below...)
+	behind := key{lo: lastMapped.lo + 1}
+	above, at := between(cuts, behind, lastKey)
+	last := first
+	if len(all) > 0 {
+		last = all[len(all)-1].to
+	}
+	if at != last {
+		all = append(all, cut{behind, at})
+	}
+	return v4, b.trie(append(all, above...), first, true)
+}
+
+// trie returns the result for all keys, or the node that tells them apart. The cuts are sorted; first is the result
+// before them.
+func (b *blob) trie(cuts []cut, first uint32, wide bool) uint32 {
+	if len(cuts) == 0 {
+		return first
+	}
+	last := cuts[len(cuts)-1]
+	depth := 0
+	for depth < 15 && cuts[0].from.at(depth) == last.from.at(depth) {
+		depth++
+	}
+	if !wide {
+		depth = max(depth, 12)
+	}
+	lo := last.from.and(byteMask(depth))
+	return b.node(cuts, first, lo, depth, wide)
+}
+
+// node makes the node that tells keys apart by the byte at depth; what comes before it is that of lo.
+func (b *blob) node(cuts []cut, first uint32, lo key, depth int, wide bool) uint32 {
+	size := 1
+	if wide {
+		size = 2
+	}
+	at := b.lines(size)
+	below, above := first, cuts[len(cuts)-1].to
+	var starts [4]uint64
+	var values []uint32
+	for v := range 256 {
+		from := lo.with(depth, byte(v))
+		mask := byteMask(depth + 1)
+		to := key{from.hi | ^mask.hi, from.lo | ^mask.lo}
+		if len(cuts) > 0 && !from.less(cuts[0].from) {
+			first, cuts = cuts[0].to, cuts[1:]
+		}
+		n := 0
+		for n < len(cuts) && !to.less(cuts[n].from) {
+			n++
+		}
+		x := first
+		if n > 0 {
+			x = b.trie(cuts[:n], first, wide)
+			first, cuts = cuts[n-1].to, cuts[n:]
+		}
+		if i := len(values); i == 0 || values[i-1] != x {
+			starts[v>>6] |= 1 << (v & 63)
+			values = append(values, x)
+		}
+	}
+	cell := b.array(values)
+	l := b.line(at, size)
+	var before uint32
+	n := 0
+	for w, s := range starts {
+		put64(l[2*w:], s)
+		before |= uint32(n) << (8 * w)
+		n += bits.OnesCount64(s)
+	}
+	mask := byteMask(depth)
+	if wide {
+		put64(l[16:], lo.hi)
+		put64(l[18:], lo.lo)
+		put64(l[20:], mask.hi)
+		put64(l[22:], mask.lo)
+		if depth >= 8 {
+			l[nodeHalf] = 1
+		}
+		l[nodeShift] = uint32(56 - 8*(depth%8))
+	} else {
+		l[nodePrefix], l[nodeMask] = uint32(lo.lo), uint32(mask.lo)
+		l[nodeShift] = uint32(120 - 8*depth)
+	}
+	l[nodeValues], l[nodeBefore], l[nodeBelow], l[nodeAbove] = cell, before, below, above
+	return isNode | at
+}
