@@ -201,7 +201,8 @@ packets and bytes counted for each rule, busiest first. Exit code 1 means that t
 	return cmd
 }
 
-func teardownCommand(out *output) *cobra.Command {
+func teardownCommand(out *output, stdin *os.File) *cobra.Command {
+	in := &input{stdin: stdin} // taken like everywhere, so that a script can pass the same flags; nothing of it is read
 	var t target
 	cmd := &cobra.Command{
 		Use:   "teardown",
@@ -222,6 +223,7 @@ func teardownCommand(out *output) *cobra.Command {
 			return nil
 		},
 	}
+	in.flags(cmd)
 	t.flags(cmd)
 	return cmd
 }

@@ -81,7 +81,7 @@ Exit codes: 0 yes; 1 no (a verdict differs, a document is invalid, the kernel ha
 	root.PersistentFlags().VarP(&out.format, "output", "o", "how to print: table, json or yaml")
 	root.AddCommand(
 		checkCommand(out, in), explainCommand(out, in), renderCommand(out, in),
-		applyCommand(out, in), statusCommand(out, in), teardownCommand(out),
+		applyCommand(out, in), statusCommand(out, in), teardownCommand(out, in),
 		tryCommand(out, in), demoCommand(out), selectorCommand(out, in),
 	)
 	return root
