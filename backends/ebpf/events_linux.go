@@ -33,8 +33,9 @@ type Loss struct {
 
 // Subscription is a flow of events.
 type Subscription struct {
-	reader *ringbuf.Reader
-	events chan Event
+	reader  *ringbuf.Reader
+	events  chan Event
+	flushed chan struct{}
 
 	mu  sync.Mutex
 	err error
@@ -51,7 +52,7 @@ func (b *Backend) Events(ctx context.Context) (*Subscription, error) {
 	if err != nil {
 		return nil, &Error{"events", "map " + render.MapEvents, err}
 	}
-	s := &Subscription{reader: r, events: make(chan Event, 1024)}
+	s := &Subscription{reader: r, events: make(chan Event, 1024), flushed: make(chan struct{})}
 	stop := context.AfterFunc(ctx, func() { r.Close() })
 	go func() {
 		defer close(s.events)
@@ -65,6 +66,13 @@ func (b *Backend) Events(ctx context.Context) (*Subscription, error) {
 func (s *Subscription) run(ctx context.Context) {
 	for {
 		r, err := s.reader.Read()
+		if errors.Is(err, ringbuf.ErrFlushed) {
+			select {
+			case s.flushed <- struct{}{}:
+			case <-ctx.Done():
+			}
+			continue
+		}
 		if err != nil {
 			if !errors.Is(err, ringbuf.ErrClosed) {
 				s.mu.Lock()
@@ -87,6 +95,20 @@ func (s *Subscription) run(ctx context.Context) {
 
 // C returns the events. The channel is closed when the flow ends.
 func (s *Subscription) C() <-chan Event { return s.events }
+
+// Flush returns when all events that the kernel had reported when it was called have been sent to the channel; somebody
+// must receive them meanwhile. There can be one call at a time.
+func (s *Subscription) Flush(ctx context.Context) error {
+	if err := s.reader.Flush(); err != nil {
+		return &Error{"events", "map " + render.MapEvents, err}
+	}
+	select {
+	case <-s.flushed:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
 
 // Err returns what ended the flow; nil if it was its context.
 func (s *Subscription) Err() error {

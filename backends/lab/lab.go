@@ -62,6 +62,13 @@ type Drainer interface {
 	Drain(ctx context.Context) error
 }
 
+// Fenced is an EventSource that says when all events of the packets before have been reported. The lab sends fences to
+// the NFLOG group and waits for their events, as NFLOG returns them. Without it the lab waits for silence.
+type Fenced interface {
+	EventSource
+	FenceGroup() uint16
+}
+
 // Dataplane is a backend under test.
 type Dataplane interface {
 	backends.Backend

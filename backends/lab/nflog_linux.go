@@ -97,8 +97,8 @@ func (s *nflogSource) Err() error {
 	return s.err
 }
 
-// fenceGroup is for the lab: fences that are logged to this group come out between the events.
-func (s *nflogSource) fenceGroup() uint16 { return s.group }
+// FenceGroup returns the group.
+func (s *nflogSource) FenceGroup() uint16 { return s.group }
 
 func (s *nflogSource) Subscribe(ctx context.Context) (<-chan Event, error) {
 	ch := make(chan Event, 1024)

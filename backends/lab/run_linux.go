@@ -150,9 +150,9 @@ func runTogether(ctx context.Context, cases []*policytest.Case, job []int, out [
 	}
 	h := hearing{events: events}
 	h.drain, _ = source.(Drainer)
-	if f, ok := source.(interface{ fenceGroup() uint16 }); ok {
+	if f, ok := source.(Fenced); ok {
 		h.fenced = true
-		if err := installFence(s.m.host, o.LogGroup, f.fenceGroup()); err != nil {
+		if err := installFence(s.m.host, o.LogGroup, f.FenceGroup()); err != nil {
 			return err
 		}
 	}

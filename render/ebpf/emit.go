@@ -55,8 +55,8 @@ const (
 	fWord    = 68  // the word of the summary at which it stands
 	fOutcome = 76  // of the search
 	fState   = 84  // connection state
-	fInC     = 92  // class of the interface it came by; above maxCells as long as nobody asked
-	fOutC    = 100 // class of the interface it leaves by; likewise
+	fInC     = 92  // class of the interface it came by
+	fOutC    = 100 // class of the interface it leaves by
 	fHook    = 108 //
 	fRows    = 112 // cells of the rows, by axis, 10 of 4 bytes
 	fSize    = 152

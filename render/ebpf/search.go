@@ -20,7 +20,6 @@ const (
 	fnTrie32  = "trie32"   // root, key -> cell
 	fnTrie128 = "trie128"  // root, key, key -> cell
 	fnPoint   = "endpoint" // line, shift, 1 for the destination, cell of all others -> cell
-	fnClass   = "class"    // field -> class of the interface
 	fnEvent   = "event"    // event
 )
 
@@ -50,7 +49,6 @@ func (e *emitter) functions() {
 	e.trie32()
 	e.trie128()
 	e.endpoint()
-	e.class()
 	if !e.quiet {
 		e.event()
 	}
@@ -84,40 +82,64 @@ func (e *emitter) consult() {
 	e.ifImm(asm.JNE, r1, magic, "consult.fail")
 	e.setField64(fHead, r0)
 	// What the hook does not see.
-	e.load(r9, r0, 4*headUnknown, asm.Word)
+	e.load(r9, r0, 4*headZero, asm.Word)
 	e.setField(fInC, r9)
+	e.setField(fOutC, r9)
 	e.set(r8, 1)
 	e.reg(asm.LSh, r8, r7)
-	sees := flow.HookSet(0)
-	for _, h := range flow.Hooks {
-		if seesOut(h) {
-			sees |= 1 << h
-		}
-	}
-	e.add(asm.JSet.Imm(r8, int32(sees), "consult.out"))
-	e.load(r9, r0, 4*headZero, asm.Word)
-	e.mark("consult.out")
-	e.setField(fOutC, r9)
 	e.load(r9, r0, 4*headNoState, asm.Word)
 	e.add(asm.JSet.Imm(r8, int32(flow.HooksOf(flow.UntrackedIn, flow.UntrackedOut)), "consult.state"))
 	e.view(r9, vState, asm.Word)
 	e.imm(asm.And, r9, dispatchWidth-1)
 	e.mark("consult.state")
 	e.setField(fState, r9)
+	sees := flow.HookSet(0)
+	for _, h := range flow.Hooks {
+		if seesOut(h) {
+			sees |= 1 << h
+		}
+	}
+	e.set(r5, 0)
+	e.add(asm.JSet.Imm(r8, int32(sees), "consult.out"))
+	e.set(r5, flagOut)
+	e.mark("consult.out")
+	e.store(fp, -8, r5, asm.Word) // flags that mean nothing here
 
 	e.imm(asm.And, r7, 7)
-	e.mov(r9, r7)
 	e.imm(asm.Add, r7, 1)
 	e.line(r7, "consult.fail")
 	e.mov(r8, r0)
-	e.view(r7, vSettled, asm.Word)
-	e.reg(asm.RSh, r7, r9)
-	e.imm(asm.And, r7, 1)
-	e.mov(r9, r7)
 	e.load(r7, r8, 4*entryFlags, asm.Word)
 	e.add(asm.JSet.Imm(r7, flagEntry, "consult.entry"))
 	e.jump("consult.undecided")
 	e.mark("consult.entry")
+	e.load(r5, fp, -8, asm.Word)
+	e.imm(asm.Xor, r5, -1)
+	e.reg(asm.And, r5, r7)
+	e.mov(r9, r5)
+	for _, i := range [...]struct {
+		flag     int32
+		name, to int
+	}{{flagIn, vIn, fInC}, {flagOut, vOut, fOutC}} {
+		known := e.label("consult.class")
+		e.mov(r1, r9)
+		e.imm(asm.And, r1, i.flag)
+		e.ifImm(asm.JEq, r1, 0, known)
+		e.view(r3, i.name, asm.DWord)
+		e.ifImm(asm.JEq, r3, 0, known) // a packet without the interface is of class 0
+		e.view(r4, i.name+8, asm.DWord)
+		e.mov(r1, r6)
+		e.field64(r2, fHead)
+		e.load(r2, r2, 4*headNames, asm.Word)
+		e.call(fnTrie128)
+		e.ifImm(asm.JGE, r0, maxCells, "consult.fail")
+		e.setField(i.to, r0)
+		e.mark(known)
+	}
+	e.field(r1, fHook)
+	e.view(r9, vSettled, asm.Word)
+	e.reg(asm.RSh, r9, r1)
+	e.imm(asm.And, r9, 1)
 	e.add(asm.JSet.Imm(r7, flagAlways, "consult.always"))
 	e.jump("consult.block")
 	e.mark("consult.always")
@@ -189,9 +211,9 @@ func (e *emitter) ask() {
 	e.mov(r7, r3)
 	e.set(r0, 0)
 	e.ifImm(asm.JEq, r2, 0, "ask.class")
-	e.mov(r1, r6)
-	e.call(fnClass)
-	e.ifImm(asm.JGE, r0, maxCells, fail)
+	e.field(r0, fInC)
+	e.ifImm(asm.JEq, r2, int32(ir.InIface), "ask.class")
+	e.field(r0, fOutC)
 	e.mark("ask.class")
 	e.imm(asm.Mul, r0, dispatchWidth)
 	e.reg(asm.Add, r7, r0)
@@ -300,14 +322,10 @@ func (e *emitter) lookup(axis classify.Axis, next, fail string) {
 		e.load(r0, r9, 4*(root-lineCells)+4, asm.Word)
 		e.mark(done)
 	}
-	iface := func(f ir.Field, rows int) {
-		e.mov(r1, r6)
-		e.set(r2, int32(f))
-		e.call(fnClass)
-		e.ifImm(asm.JGE, r0, maxCells, fail)
+	iface := func(class, rows int) {
+		e.field(r7, class)
 		e.load(r1, r8, 4*rows, asm.Word)
-		e.reg(asm.Add, r1, r0)
-		e.mov(r7, r1)
+		e.reg(asm.Add, r7, r1)
 		e.cell(r7, 1, fail)
 		e.load(r0, r0, 0, asm.Word)
 	}
@@ -338,9 +356,9 @@ func (e *emitter) lookup(axis classify.Axis, next, fail string) {
 	case classify.DstPort:
 		port(listDstPort, vDstPort)
 	case classify.InIface:
-		iface(ir.InIface, listIn)
+		iface(fInC, listIn)
 	case classify.OutIface:
-		iface(ir.OutIface, listOut)
+		iface(fOutC, listOut)
 	case classify.SrcEndpoint:
 		endpoint(r8, listSrcEnd, 0)
 	case classify.DstEndpoint:
@@ -739,47 +757,6 @@ func (e *emitter) endpoint() {
 	e.ifImm(asm.JNE, r1, 0, "endpoint.slot")
 	e.mark("endpoint.none")
 	e.load(r0, fp, -16, asm.DWord)
-	e.ret()
-	e.mark(fail)
-	e.const64(r0, failed)
-	e.ret()
-}
-
-// class returns the class of an interface.
-func (e *emitter) class() {
-	const fail = "class.fail"
-	e.mark(fnClass)
-	e.mov(r6, r1)
-	e.set(r9, 0)
-	e.ifImm(asm.JNE, r2, int32(ir.InIface), "class.out")
-	e.field(r0, fInC)
-	e.ifImm(asm.JLT, r0, maxCells, "class.known")
-	e.view(r7, vIn, asm.DWord)
-	e.view(r8, vIn+8, asm.DWord)
-	e.jump("class.search")
-	e.mark("class.out")
-	e.set(r9, 1)
-	e.field(r0, fOutC)
-	e.ifImm(asm.JLT, r0, maxCells, "class.known")
-	e.view(r7, vOut, asm.DWord)
-	e.view(r8, vOut+8, asm.DWord)
-	e.mark("class.search")
-	e.set(r0, 0)
-	e.ifImm(asm.JEq, r7, 0, "class.store")
-	e.set(r3, 0)
-	e.line(r3, fail)
-	e.load(r2, r0, 4*headNames, asm.Word)
-	e.mov(r1, r6)
-	e.mov(r3, r7)
-	e.mov(r4, r8)
-	e.call(fnTrie128)
-	e.mark("class.store")
-	e.ifImm(asm.JEq, r9, 0, "class.in")
-	e.setField(fOutC, r0)
-	e.ret()
-	e.mark("class.in")
-	e.setField(fInC, r0)
-	e.mark("class.known")
 	e.ret()
 	e.mark(fail)
 	e.const64(r0, failed)

@@ -22,10 +22,8 @@ const (
 	headOrigins = 10
 	headCount   = 11 // of origins
 	headLines   = 12 // length of the whole
-	headZero    = 13 // 0, 1 and a class that is none: numbers that the verifier does not know
-	headOne     = 14
-	headUnknown = 15
-	headNoState = 3 // classify.NoState
+	headZero    = 13 // 0, which the verifier does not know
+	headNoState = 3  // classify.NoState
 
 	magic = 0x31627068 // "hpb1"
 
@@ -41,6 +39,8 @@ const (
 const (
 	flagEntry  = 1
 	flagAlways = 2
+	flagIn     = 4 // asks for the interface that the packet came by
+	flagOut    = 8 // and for that by which it leaves
 )
 
 // dispatchWidth is the number of cells that a dispatch has for each class of interfaces: one for each state, and some
@@ -154,7 +154,7 @@ func build(t *classify.Tables, p *ir.Program, o Options) (*builder, error) {
 		}
 		block := b.dispatch(&e.Block)
 		l := b.line(1+uint32(e.Hook), 1)
-		l[entryFlags] = flagEntry
+		l[entryFlags] = flagEntry | b.interfaces(&e.Always) | b.interfaces(&e.Block)
 		if e.HasAlways {
 			l[entryFlags] |= flagAlways
 			l[entryAlways], l[entryAlways+1] = uint32(e.Always.Field), always
@@ -169,7 +169,6 @@ func build(t *classify.Tables, p *ir.Program, o Options) (*builder, error) {
 	put64(h[headBurst:], o.eventCost()*uint64(o.EventBurst))
 	h[headNames] = names
 	h[headOrigins], h[headCount] = b.origins, uint32(len(p.Origins))
-	h[headOne], h[headUnknown] = 1, ^uint32(0)
 	h[headNoState] = uint32(classify.NoState)
 	h[headLines] = uint32(len(b.cells) / lineCells)
 	return b, nil
@@ -187,6 +186,37 @@ func (b *builder) dispatch(d *classify.Dispatch) uint32 {
 		b.array(row[:])
 	}
 	return at
+}
+
+// interfaces returns which interfaces a dispatch and its lists ask for.
+func (b *builder) interfaces(d *classify.Dispatch) uint32 {
+	of := func(f ir.Field) uint32 {
+		switch f {
+		case ir.InIface:
+			return flagIn
+		case ir.OutIface:
+			return flagOut
+		}
+		return 0
+	}
+	flags := of(d.Field)
+	for _, states := range d.Lists {
+		for _, l := range states {
+			list := &b.tables.Lists[l]
+			if list.Decided || len(list.Actions) == 0 {
+				continue
+			}
+			for i := range b.tables.Matchers[list.Matcher].Dims {
+				switch b.tables.Matchers[list.Matcher].Dims[i].Axis {
+				case classify.InIface:
+					flags |= flagIn
+				case classify.OutIface:
+					flags |= flagOut
+				}
+			}
+		}
+	}
+	return flags
 }
 
 // list writes a list.
