@@ -72,9 +72,9 @@ func (n netns) foreign(t testing.TB, v iptables.Variant, count int) {
 // TestForeignRulesStayAsTheyAre applies, changes a hundred times and tears down beside five hundred rules of somebody
 // else in every table.
 func TestForeignRulesStayAsTheyAre(t *testing.T) {
-	changes := 100
-	if testing.Short() {
-		changes = 12
+	changes := 12
+	if *full {
+		changes = 100
 	}
 	for _, v := range variants {
 		t.Run(v.String(), func(t *testing.T) {

@@ -24,7 +24,7 @@ import (
 	"github.com/hostpolicy/hostpolicy/policy/ir"
 )
 
-var kills = flag.Int("kills", 12, "how often to kill an Apply of each variant")
+var kills = flag.Int("kills", 6, "how often to kill an Apply of each variant")
 
 // The child of TestKilledAtAnyInstant finds its work here.
 const killedVariant = "HOSTPOLICY_TEST_VARIANT"

@@ -59,9 +59,9 @@ func withOrigins(p *ir.Program, origins []flow.Origin) *ir.Program {
 // TestKernelAgreesWithTheInterpreter compares the kernel with what the IR means, for programs that no policy compiles
 // to: verdict, deciding rule, and which rules logged how often.
 func TestKernelAgreesWithTheInterpreter(t *testing.T) {
-	seeds := uint64(24)
-	if testing.Short() {
-		seeds = 4
+	seeds := uint64(5)
+	if *full {
+		seeds = 60
 	}
 	for i, v := range variants {
 		for j, a := range []render.AllowAction{render.AllowAccept, render.AllowReturn} {

@@ -269,10 +269,10 @@ func negated(a alt, protocols ir.Mask) (alt, bool) {
 		t.Not = !t.Not
 		last = t
 	case SourcePort:
-		t.Not = !t.Not
+		t.Ports, t.Not = complement(t.Ports, t.Not)
 		last = t
 	case DestinationPort:
-		t.Not = !t.Not
+		t.Ports, t.Not = complement(t.Ports, t.Not)
 		last = t
 	case MultiPort:
 		t.Not = !t.Not
@@ -293,6 +293,20 @@ func negated(a alt, protocols ir.Mask) (alt, bool) {
 		return alt{*proto, last}, true
 	}
 	return alt{last}, true
+}
+
+// complement returns the test for the other ports, without negation if they are one range, as iptables-save of the
+// variant nft prints it.
+func complement(r inet.PortRange, not bool) (inet.PortRange, bool) {
+	switch {
+	case not:
+		return r, false
+	case r.Min == 0 && r.Max < 65535:
+		return inet.PortRange{Min: r.Max + 1, Max: 65535}, false
+	case r.Max == 65535 && r.Min > 0:
+		return inet.PortRange{Max: r.Min - 1}, false
+	}
+	return r, true
 }
 
 // join returns the tests of both; false if one rule cannot hold them. It may write behind the end of a.

@@ -15,6 +15,7 @@ import (
 	"github.com/hostpolicy/hostpolicy/policy/flow"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
 	"github.com/hostpolicy/hostpolicy/render/iptables"
+	"github.com/hostpolicy/hostpolicy/render/rendertest"
 )
 
 // probe is a packet for the comparison of two rulesets. What the kernel makes of rules is for the tests of the backend to
@@ -218,7 +219,7 @@ func TestTreesChangeNothing(t *testing.T) {
 // TestTreesMakeTheLastRuleCheap is what trees are for.
 func TestTreesMakeTheLastRuleCheap(t *testing.T) {
 	for _, n := range []int{100, 1000, 5000, 20000} {
-		r, err := iptables.Render(onePolicyEach(n), ir.Members{}, iptables.Options{})
+		r, err := iptables.Render(rendertest.OnePolicyEach(n), ir.Members{}, iptables.Options{})
 		require.NoError(t, err)
 		tab, ok := r.Table(inet.IPv4, iptables.Filter)
 		require.True(t, ok)
