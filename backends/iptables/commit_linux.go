@@ -49,7 +49,9 @@ func (c *commit) prepare(membersOnly bool) error {
 		foreign = sets
 		have = c.adopt(sets)
 	}
-	c.sets(have, foreign)
+	early, late := c.sets(have, foreign, membersOnly)
+	c.early.elements(early)
+	c.late.elements(late)
 	if membersOnly {
 		return nil
 	}
@@ -104,9 +106,9 @@ type elementOp struct {
 	e   ir.Element
 }
 
-// sets finds out what has to be done.
-func (c *commit) sets(have []render.Set, foreign map[string]*savedSet) {
-	var early, late []elementOp
+// sets finds out what has to be done to sets, and returns the changes of elements: those to make before the rules
+// change, and those to make behind it.
+func (c *commit) sets(have []render.Set, foreign map[string]*savedSet, membersOnly bool) (early, late []elementOp) {
 	touched := 0
 	for _, s := range render.DiffSets(have, c.rules.Sets) {
 		switch {
@@ -135,14 +137,13 @@ func (c *commit) sets(have []render.Set, foreign map[string]*savedSet) {
 			}
 		}
 	}
-	if touched == 1 {
-		// The elements of one set: an address that was in the set and stays in it should never be out of it.
+	if touched == 1 && membersOnly {
+		// Nothing but one set: an address that was in it and stays in it should never be out of it.
 		late = append(early, late...)
 		early = nil
 		slices.SortStableFunc(late, func(a, b elementOp) int { return cmp.Compare(rankOp(a), rankOp(b)) })
 	}
-	c.early.elements(early)
-	c.late.elements(late)
+	return early, late
 }
 
 func rankOp(o elementOp) int {

@@ -334,6 +334,49 @@ func TestRefillIsRender(t *testing.T) {
 	})
 }
 
+// TestRefillOfOneSet makes many small changes of a large set.
+func TestRefillOfOneSet(t *testing.T) {
+	p, m := rendertest.Large(10, 0)
+	rapid.Check(t, func(t *rapid.T) {
+		element := rapid.Custom(func(t *rapid.T) ir.Element {
+			bits := rapid.SampledFrom([]int{0, 1, 24, 31, 32}).Draw(t, "bits")
+			b := rapid.SliceOfN(rapid.ByteRange(0, 3), 4, 4).Draw(t, "address")
+			p := netip.PrefixFrom(netip.AddrFrom4([4]byte(b)), bits)
+			if rapid.Bool().Draw(t, "six") {
+				p = netip.PrefixFrom(netip.AddrFrom16([16]byte{0: b[0] << 6, 15: b[3]}), 96+bits)
+			}
+			return ir.Element{Prefix: p.Masked()}
+		})
+		m := m
+		r, err := iptables.Render(p, m, iptables.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 8 {
+			es := slices.Clone(m.Sets[0].Elements)
+			for range rapid.IntRange(0, 3).Draw(t, "changes") {
+				if len(es) > 0 && rapid.IntRange(0, 3).Draw(t, "remove") == 0 {
+					i := rapid.IntRange(0, len(es)-1).Draw(t, "which")
+					es = slices.Delete(es, i, i+1)
+				} else {
+					es = append(es, rapid.SliceOfN(element, 1, 4).Draw(t, "elements")...)
+				}
+			}
+			m = ir.Members{Sets: []ir.SetMembers{{ID: "s:all", Elements: es}}}.Canonical()
+			if r, err = r.Refill(m); err != nil {
+				t.Fatal(err)
+			}
+			want, err := iptables.Render(p, m, iptables.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.String() != want.String() || r.Fingerprint() != want.Fingerprint() {
+				t.Fatalf("%s\nis not\n%s", r, want)
+			}
+		}
+	})
+}
+
 func kindOf(p *ir.Program, id ir.SetID) ir.SetKind {
 	for _, s := range p.Sets {
 		if s.ID == id {

@@ -100,16 +100,21 @@ func (r *Ruleset) fill(m ir.Members) ([]Set, error) {
 			sets = append(sets, *old)
 			continue
 		}
-		s.Elements = Elements(in, s.Kind, s.Family)
+		if ok {
+			s.Elements = refilled(old.Elements, r.source.Set(s.ID), in, s.Kind, s.Family)
+		} else {
+			s.Elements = Elements(in, s.Kind, s.Family)
+		}
 		if len(s.Elements) > s.Max {
 			return nil, &render.UnsupportedError{Backend: Backend, What: fmt.Sprintf("set %s has %d elements; the limit is %d", s.ID, len(s.Elements), s.Max)}
 		}
 		if ok {
 			s.sum = old.sum
-			for _, e := range without(old.Elements, s.Elements) {
+			added, removed := difference(old.Elements, s.Elements)
+			for _, e := range removed {
 				s.sum.remove(s.Name, e)
 			}
-			for _, e := range without(s.Elements, old.Elements) {
+			for _, e := range added {
 				s.sum.add(s.Name, e)
 			}
 		} else {
@@ -121,6 +126,76 @@ func (r *Ruleset) fill(m ir.Members) ([]Set, error) {
 	}
 	slices.SortFunc(sets, func(a, b Set) int { return strings.Compare(a.Name, b.Name) })
 	return sets, nil
+}
+
+// refilled returns what Elements returns for the members in, given that it returned have for other ones: with little
+// work where the members differ little.
+func refilled(have, before, in []ir.Element, kind ir.SetKind, f inet.Family) []ir.Element {
+	x, y := trim(before, in)
+	plain := func(es []ir.Element) bool {
+		for i, e := range es {
+			n, ok := normal(e, kind)
+			if !ok || n != e || e.Prefix.Bits() == 0 || i > 0 && ir.CompareElements(es[i-1], e) >= 0 {
+				return false
+			}
+		}
+		return true
+	}
+	ofFamily := func(es []ir.Element) []ir.Element {
+		n := 0
+		for n < len(es) && es[n].Prefix.Addr().Is4() {
+			n++
+		}
+		if f == inet.IPv4 {
+			return es[:n]
+		}
+		return es[n:]
+	}
+	// The halves of a prefix of length 0 may be members as well.
+	if !plain(x) || !plain(y) || hasDefault(before) || hasDefault(in) {
+		return Elements(in, kind, f)
+	}
+	x, y = ofFamily(x), ofFamily(y)
+	out := make([]ir.Element, 0, len(have)+len(y))
+	for _, e := range x { // all of them are in have
+		i, _ := slices.BinarySearchFunc(have, e, ir.CompareElements)
+		for len(y) > 0 && ir.CompareElements(y[0], e) <= 0 {
+			j, _ := slices.BinarySearchFunc(have[:i], y[0], ir.CompareElements)
+			out = append(append(out, have[:j]...), y[0])
+			have, i, y = have[j:], i-j, y[1:]
+		}
+		out = append(out, have[:i]...)
+		if have = have[i:]; len(have) > 0 && have[0] == e {
+			have = have[1:]
+		}
+	}
+	for _, e := range y {
+		i, _ := slices.BinarySearchFunc(have, e, ir.CompareElements)
+		out = append(append(out, have[:i]...), e)
+		have = have[i:]
+	}
+	return append(out, have...)
+}
+
+// hasDefault reports whether a sorted list has a prefix of length 0.
+func hasDefault(es []ir.Element) bool {
+	for _, p := range [...]netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)} {
+		if _, ok := slices.BinarySearchFunc(es, ir.Element{Prefix: p}, ir.CompareElements); ok {
+			return true
+		}
+	}
+	return false
+}
+
+// trim returns two lists without what they have in common at both ends.
+func trim(x, y []ir.Element) (_, _ []ir.Element) {
+	for len(x) > 0 && len(y) > 0 && x[0] == y[0] {
+		x, y = x[1:], y[1:]
+	}
+	for len(x) > 0 && len(y) > 0 && x[len(x)-1] == y[len(y)-1] {
+		x, y = x[:len(x)-1], y[:len(y)-1]
+	}
+	return x, y
 }
 
 // same reports whether two slices are one.
