@@ -14,6 +14,17 @@ import (
 func Build(p *ir.Program, m ir.Members) (*Tables, error) { return build(p, m, maxTotalRules) }
 
 func build(p *ir.Program, m ir.Members, limit int) (*Tables, error) {
+	b, err := newBuilder(p, m, limit)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.entries(p); err != nil {
+		return nil, err
+	}
+	return b.tables, nil
+}
+
+func newBuilder(p *ir.Program, m ir.Members, limit int) (*builder, error) {
 	if err := ir.Validate(p, m); err != nil {
 		return nil, err
 	}
@@ -22,24 +33,27 @@ func build(p *ir.Program, m ir.Members, limit int) (*Tables, error) {
 		return nil, err
 	}
 	names := newNameClasses(p)
-	atoms := newAtoms(p, m, names)
-	b := &builder{
-		tables: &Tables{names: names}, prog: prog, conjs: newConjs(atoms),
+	return &builder{
+		tables: &Tables{names: names}, prog: prog, conjs: newConjs(newAtoms(p, m, names)),
 		lists: map[string]uint32{}, matchers: map[string]uint32{}, room: limit,
-	}
+	}, nil
+}
+
+// entries makes the lists of all hooks.
+func (b *builder) entries(p *ir.Program) (err error) {
 	for _, e := range p.Entries {
 		out := Entry{Hook: e.Hook, Default: e.Default, Settles: e.Settles, NoTrack: e.NoTrack, HasAlways: e.Always != ""}
 		if out.HasAlways {
 			if out.Always, err = b.dispatch(e.Always); err != nil {
-				return nil, fmt.Errorf("entry %s: %w", e.Hook, err)
+				return fmt.Errorf("entry %s: %w", e.Hook, err)
 			}
 		}
 		if out.Block, err = b.dispatch(e.Block); err != nil {
-			return nil, fmt.Errorf("entry %s: %w", e.Hook, err)
+			return fmt.Errorf("entry %s: %w", e.Hook, err)
 		}
 		b.tables.Entries = append(b.tables.Entries, out)
 	}
-	return b.tables, nil
+	return nil
 }
 
 type builder struct {
@@ -49,6 +63,8 @@ type builder struct {
 	lists    map[string]uint32 // by content
 	matchers map[string]uint32 // by the conjunctions of their rules
 	room     int               // how many rules more the lists may have, equal lists counted each time
+	plain    *Plain            // if set: lists go there, and there are no matchers
+	all      bool              // of flatten
 }
 
 // dispatch makes the lists of a block for all interfaces and states.
@@ -212,7 +228,7 @@ func (kt *knownsTests) stateKinds() [States]int {
 
 // list files the list of the packets of which k is known, and returns its index.
 func (b *builder) list(k knowns, root int) (uint32, error) {
-	rules, err := flatten(b.prog, b.conjs, k, root)
+	rules, err := flatten(b.prog, b.conjs, k, root, b.all)
 	if err != nil {
 		return 0, err
 	}
@@ -231,6 +247,16 @@ func (b *builder) list(k knowns, root int) (uint32, error) {
 	}
 	id, ok := b.lists[string(content)]
 	if ok {
+		return id, nil
+	}
+	if b.plain != nil {
+		id = uint32(len(b.plain.Lists))
+		b.lists[string(content)] = id
+		list := make([]PlainRule, len(rules))
+		for i, r := range rules {
+			list[i] = PlainRule{uint32(r.conj), r.Action}
+		}
+		b.plain.Lists = append(b.plain.Lists, list)
 		return id, nil
 	}
 	l.Decided = len(ids) > 0 && ids[0] == 0 && l.Actions[0].Outcome != ir.Undecided

@@ -100,6 +100,7 @@ type flattener struct {
 	prog   *program
 	conjs  *conjs
 	knowns knowns
+	all    bool // keep rules that no packet reaches or that change nothing
 	rules  []flatRule
 	labels []label
 	frames []frame
@@ -125,15 +126,24 @@ type frame struct {
 
 const noLabel = 0 // labels[0] is the end of the list
 
-// flatten returns the rules that packets of which k is known meet in a block.
-func flatten(p *program, cs *conjs, k knowns, root int) ([]flatRule, error) {
-	f := &flattener{prog: p, conjs: cs, knowns: k, labels: make([]label, 1)}
+// flatten returns the rules that packets of which k is known meet in a block; with all, also those that stand behind a
+// rule for every packet, and those that only lead to where the search goes anyway.
+func flatten(p *program, cs *conjs, k knowns, root int, all bool) ([]flatRule, error) {
+	f := &flattener{prog: p, conjs: cs, knowns: k, all: all, labels: make([]label, 1)}
 	if _, err := f.block(root, always()); err != nil {
 		return nil, err
 	}
 	f.labels[noLabel].at = uint32(len(f.rules))
 	for i := range f.rules {
 		f.rules[i].Next = f.labels[f.rules[i].Next].at
+	}
+	if all {
+		for i := range f.rules {
+			if r := &f.rules[i]; r.Outcome != ir.Undecided {
+				r.Next = 0
+			}
+		}
+		return f.rules, nil
 	}
 	return withoutSteps(f.rules), nil
 }
@@ -142,16 +152,18 @@ func flatten(p *program, cs *conjs, k knowns, root int) ([]flatRule, error) {
 // can come out of it Undecided.
 func (f *flattener) block(id int, ctx []conjID) (bool, error) {
 	b := &f.prog.blocks[id]
+	undecided := true
 	for i := range b.steps {
 		goesOn, err := f.step(&b.steps[i], ctx)
 		if err != nil {
 			return false, fmt.Errorf("block %s step %d: %w", b.id, i, err)
 		}
-		if !goesOn {
-			return false, nil
+		undecided = undecided && goesOn
+		if !undecided && !f.all {
+			break
 		}
 	}
-	return true, nil
+	return undecided, nil
 }
 
 func (f *flattener) step(s *step, ctx []conjID) (bool, error) {
@@ -186,7 +198,7 @@ func (f *flattener) cases(s *step, from, to int, ctx []conjID, resume ir.Outcome
 	behind := f.label()
 	f.frames = append(f.frames, frame{resume, behind})
 	goesOn := true
-	for i := from; i < to && goesOn; i++ {
+	for i := from; i < to && (goesOn || f.all); i++ {
 		own, err := s.matches[i].ask(f.conjs, &f.knowns)
 		if err != nil {
 			return false, err
@@ -209,7 +221,7 @@ func (f *flattener) cases(s *step, from, to int, ctx []conjID, resume ir.Outcome
 				return false, err
 			}
 		}
-		goesOn = returns || !isAlways(own)
+		goesOn = goesOn && (returns || !isAlways(own))
 	}
 	f.frames = f.frames[:len(f.frames)-1]
 	f.labels[behind].at = uint32(len(f.rules))
