@@ -68,3 +68,33 @@ type Counter struct {
 	Packets uint64      `json:"packets"`
 	Bytes   uint64      `json:"bytes"`
 }
+
+// Adopter is a Backend that can be compared with what an earlier process applied under the same options. Adopt takes p
+// with m for that, and changes nothing in the kernel; the State says how far it is true. The next Apply starts from there.
+type Adopter interface {
+	Backend
+	Adopt(ctx context.Context, p *ir.Program, m ir.Members) (State, error)
+}
+
+// MembersApplier is a Backend for which changes of members alone are cheap. ApplyMembers is Apply with the program of the
+// last Apply, for what changed in its sets since the last success of either; it returns an error and changes nothing if
+// there was no such Apply, or if somebody else has changed the kernel since. Then Apply will do.
+type MembersApplier interface {
+	Backend
+	ApplyMembers(ctx context.Context, cs ir.MembersChanges) (Receipt, error)
+}
+
+// Noticer is a Backend that is told by the kernel when somebody changes rules. Notice calls changed when somebody else may
+// have changed what this Backend enforces, until ctx ends; it returns then, or with an error if it cannot go on. Calls
+// may be for nothing: Observe tells. They never come after Notice has returned.
+type Noticer interface {
+	Backend
+	Notice(ctx context.Context, changed func()) error
+}
+
+// Checker is a Backend that can say without touching the kernel whether it can express something: the error is what Apply
+// would return for that reason.
+type Checker interface {
+	Backend
+	Check(p *ir.Program, m ir.Members) error
+}

@@ -10,6 +10,11 @@ import (
 	render "github.com/hostpolicy/hostpolicy/render/iptables"
 )
 
+var (
+	_ backends.Adopter = (*Backend)(nil)
+	_ backends.Checker = (*Backend)(nil)
+)
+
 // Adopt takes p with the members m for what an earlier process applied under the same Options, and changes nothing in
 // the kernel. The State says how far that is true. The next Apply looks at what the kernel has, and changes only what
 // differs.
@@ -32,4 +37,10 @@ func (b *Backend) Adopt(ctx context.Context, p *ir.Program, m ir.Members) (backe
 	}
 	b.suspect = true
 	return st, nil
+}
+
+// Check implements backends.Checker.
+func (b *Backend) Check(p *ir.Program, m ir.Members) error {
+	_, err := render.Render(p, m, b.opts.Render)
+	return err
 }

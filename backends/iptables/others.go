@@ -46,3 +46,6 @@ func (*Backend) Teardown(context.Context) error { return unavailable() }
 func (*Backend) Adopt(context.Context, *ir.Program, ir.Members) (backends.State, error) {
 	return backends.State{}, unavailable()
 }
+
+// Check returns an error that wraps ErrUnavailable.
+func (*Backend) Check(*ir.Program, ir.Members) error { return unavailable() }

@@ -10,6 +10,12 @@ import (
 	render "github.com/hostpolicy/hostpolicy/render/nftables"
 )
 
+var (
+	_ backends.Adopter        = (*Backend)(nil)
+	_ backends.Checker        = (*Backend)(nil)
+	_ backends.MembersApplier = (*Backend)(nil)
+)
+
 // Adopt takes p with the members m for what an earlier process applied under the same Options, and changes nothing in
 // the kernel. The State says how far that is true. Where the kernel has exactly this, the next Apply sends only what
 // differs from it; otherwise it replaces the table.
@@ -38,4 +44,10 @@ func (b *Backend) Adopt(ctx context.Context, p *ir.Program, m ir.Members) (backe
 		b.log.Warn("the kernel does not have what was to be adopted", "table", b.opts.Render.Table, "differences", len(st.Drift))
 	}
 	return st, nil
+}
+
+// Check implements backends.Checker.
+func (b *Backend) Check(p *ir.Program, m ir.Members) error {
+	_, err := render.Render(p, m, b.opts.Render)
+	return err
 }

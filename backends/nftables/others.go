@@ -51,3 +51,6 @@ func (*Backend) Counters(context.Context) ([]backends.Counter, error) { return n
 
 // Teardown returns an error that wraps ErrUnavailable.
 func (*Backend) Teardown(context.Context) error { return unavailable() }
+
+// Check returns an error that wraps ErrUnavailable.
+func (*Backend) Check(*ir.Program, ir.Members) error { return unavailable() }
