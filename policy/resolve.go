@@ -23,13 +23,13 @@ func Resolve(r hostendpoint.Resources, h hostendpoint.Host, c Config) (*Snapshot
 	if err != nil {
 		return nil, err
 	}
-	rs.load(r)
+	rs.Load(r)
 	return rs.Snapshot(), nil
 }
 
-// load puts all resources in. Of several objects with one name the first of the slice is used, and the others are
-// reported.
-func (rs *Resolver) load(r hostendpoint.Resources) {
+// Load puts all resources in. Of several objects with one name the first of the slice is used, and the others are
+// reported: for a Resolver that is empty.
+func (rs *Resolver) Load(r hostendpoint.Resources) {
 	// Labels before selectors, and what is inherited before those who inherit: the index is fastest in this order.
 	loadKind(rs, r.Tiers)
 	loadKind(rs, r.Profiles)
