@@ -57,6 +57,16 @@ func (d *decoder) value(n *yaml.Node, s *schema, path string, line int) {
 		d.textMap(n, path, line)
 	case failsafes:
 		d.failsafes(n, s, path, line)
+	case some:
+		d.some(n, s.elem, path, line)
+	case textOr:
+		if n.Kind != yaml.ScalarNode {
+			d.objectValue(n, s, path, line)
+			return
+		}
+		d.out = append(d.out, `{"text":`...)
+		d.scalar(n, aText, path)
+		d.out = append(d.out, '}')
 	default:
 		d.scalar(n, s, path)
 	}
@@ -241,6 +251,17 @@ func (d *decoder) listValue(n *yaml.Node, elem *schema, path string, line int) {
 		at := path + "[" + strconv.Itoa(i) + "]"
 		d.value(e, elem, at, d.mark(at, e, line))
 	}
+	d.out = append(d.out, ']')
+}
+
+// some appends a list, which may be written as its only element.
+func (d *decoder) some(n *yaml.Node, elem *schema, path string, line int) {
+	if n.Kind == yaml.SequenceNode {
+		d.listValue(n, elem, path, line)
+		return
+	}
+	d.out = append(d.out, '[')
+	d.value(n, elem, path, line)
 	d.out = append(d.out, ']')
 }
 

@@ -21,14 +21,16 @@ const (
 	textMap                   // text to text
 	object                    // with members
 	failsafes                 // a list of failsafe ports, or Felix's text form of one
+	some                      // one elem, or a list of them
+	textOr                    // an object, or text that stands for one whose member "text" it is
 )
 
 // schema describes a value. The tables below are never written; a test compares them with the Go types.
 type schema struct {
 	kind     kind
 	min, max int64   // integer
-	elem     *schema // list, failsafes
-	members  members // object
+	elem     *schema // list, failsafes, some
+	members  members // object, textOr
 }
 
 // members are the fields of an object.
@@ -169,6 +171,20 @@ var (
 	aFailsafes    = &schema{kind: object, members: members{{"inbound", someFailsafes}, {"outbound", someFailsafes}, {"neighborDiscovery", aBool}}}
 	aFailsafe     = &schema{kind: object, members: members{{"protocol", aText}, {"port", aPort16}, {"net", aText}}}
 	someFailsafes = &schema{kind: failsafes, elem: aFailsafe}
+)
+
+// Test files.
+var (
+	testFileSchema = &schema{kind: object, members: members{{"tests", &schema{kind: list, elem: aTest}}}}
+	aTest          = &schema{kind: object, members: members{
+		{"name", aText}, {"from", &schema{kind: some, elem: aPeer}}, {"to", &schema{kind: some, elem: aPeer}},
+		{"protocol", aProtocol}, {"port", &schema{kind: some, elem: &schema{kind: port}}}, {"sourcePort", aPort16},
+		{"icmp", anICMP}, {"ipVersion", anInt}, {"state", aText}, {"node", aText}, {"packet", aText},
+		{"expect", aText}, {"by", aText},
+	}}
+	aPeer = &schema{kind: textOr, members: members{
+		{"text", aText}, {"hostEndpoint", aText}, {"selector", aText}, {"networkSet", aText}, {"address", aText},
+	}}
 )
 
 // schemaOf returns the schema of a resource kind; nil for an unknown one.
