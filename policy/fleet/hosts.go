@@ -20,8 +20,15 @@ import (
 type Host struct {
 	hostendpoint.Host
 	Config policy.Config
+	DNAT   []DNAT // what its own NAT does; policy does not depend on it, but what reaches policy does
 	// Presumed says that nobody described the host: what it looks like was concluded from the resources that name it.
 	Presumed bool
+}
+
+// DNAT is one rule of a host's own destination NAT: what is sent to To over Protocol goes to Becomes.
+type DNAT struct {
+	Protocol    inet.Protocol
+	To, Becomes netip.AddrPort
 }
 
 // Hosts returns the hosts of a cluster, sorted by node: those that are known, and one for every other node that a
