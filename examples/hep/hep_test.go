@@ -29,6 +29,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			dir, err := os.Getwd()
 			e.Setenv("DEMO", filepath.Join(dir, "demo.txtar"))
+			e.Setenv("SHOP", filepath.Join(dir, "testdata", "shop"))
 			e.Setenv("CASES", filepath.Join(dir, "testdata", "cases"))
 			e.Setenv("NO_COLOR", "1")
 			return err

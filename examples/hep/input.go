@@ -44,17 +44,9 @@ func (in *input) load() (hostendpoint.Resources, manifest.HostFile, error) {
 	if len(in.files) == 0 {
 		return hostendpoint.Resources{}, manifest.HostFile{}, errors.New("nothing to read: give -f FILE, -f DIR or -f -")
 	}
-	var srcs []manifest.Source
-	for _, name := range in.files {
-		s, err := readSources(name, in.stdin)
-		if err != nil {
-			return hostendpoint.Resources{}, manifest.HostFile{}, err
-		}
-		srcs = append(srcs, s...)
-	}
-	res, err := manifest.Parse(srcs...)
+	res, err := readResources(in.files, in.stdin)
 	if err != nil {
-		return res, manifest.HostFile{}, invalid(err)
+		return res, manifest.HostFile{}, err
 	}
 	h, err := in.loadHost()
 	return res, h, err

@@ -83,6 +83,7 @@ Exit codes: 0 yes; 1 no (a verdict differs, a document is invalid, the kernel ha
 		checkCommand(out, in), explainCommand(out, in), renderCommand(out, in),
 		applyCommand(out, in), statusCommand(out, in), teardownCommand(out, in),
 		tryCommand(out, in), demoCommand(out), selectorCommand(out, in),
+		testCommand(out, in),
 	)
 	return root
 }

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hostpolicy/hostpolicy/hostendpoint"
+	"github.com/hostpolicy/hostpolicy/hostendpoint/manifest"
+	"github.com/hostpolicy/hostpolicy/policy"
+	"github.com/hostpolicy/hostpolicy/policy/fleet"
+	"github.com/hostpolicy/hostpolicy/policy/policytest"
+)
+
+// cluster is what commands read that look at all hosts: resources, and descriptions of hosts if there are any.
+type cluster struct {
+	files []string
+	hosts []string
+	stdin io.Reader
+}
+
+func (in *cluster) flags(cmd *cobra.Command) {
+	cmd.Flags().StringArrayVarP(&in.files, "filename", "f", nil, "a file or directory of YAML or JSON documents, - for standard input (repeatable)")
+	in.hostFlags(cmd)
+}
+
+func (in *cluster) hostFlags(cmd *cobra.Command) {
+	cmd.Flags().StringArrayVar(&in.hosts, "host", nil, "a file that describes a host, or a directory of them (repeatable); other hosts are concluded from the documents")
+}
+
+// load reads the resources, and says which hosts they are for.
+func (in *cluster) load() (hostendpoint.Resources, []fleet.Host, error) {
+	if len(in.files) == 0 {
+		return hostendpoint.Resources{}, nil, errors.New("nothing to read: give -f FILE, -f DIR or -f -")
+	}
+	r, err := readResources(in.files, in.stdin)
+	if err != nil {
+		return r, nil, err
+	}
+	known, err := in.known()
+	if err != nil {
+		return r, nil, err
+	}
+	hosts := fleet.Hosts(r, known, policy.Config{})
+	if len(hosts) == 0 {
+		return r, nil, errors.New("no host: the documents hold no HostEndpoint and no Node; describe a host with --host FILE")
+	}
+	return r, hosts, nil
+}
+
+// readResources reads documents from files and directories.
+func readResources(names []string, stdin io.Reader) (hostendpoint.Resources, error) {
+	srcs, err := readAll(names, stdin)
+	if err != nil {
+		return hostendpoint.Resources{}, err
+	}
+	r, err := manifest.Parse(srcs...)
+	if err != nil {
+		return r, invalid(err)
+	}
+	return r, nil
+}
+
+func readAll(names []string, stdin io.Reader) ([]manifest.Source, error) {
+	var srcs []manifest.Source
+	for _, name := range names {
+		s, err := readSources(name, stdin)
+		if err != nil {
+			return nil, err
+		}
+		srcs = append(srcs, s...)
+	}
+	return srcs, nil
+}
+
+// known reads the files that describe hosts.
+func (in *cluster) known() ([]fleet.Host, error) {
+	srcs, err := readAll(in.hosts, in.stdin)
+	if err != nil {
+		return nil, err
+	}
+	var out []fleet.Host
+	seen := map[string]string{}
+	for _, s := range srcs {
+		f, err := manifest.ParseHost(s)
+		if err != nil {
+			return nil, invalid(err)
+		}
+		h := fleet.Host{Host: f.Host}
+		if h.Config, err = policytest.ConfigOf(f); err != nil {
+			return nil, invalid(fmt.Errorf("%s: %w", s.Name, err))
+		}
+		for _, d := range f.DNAT {
+			h.DNAT = append(h.DNAT, fleet.DNAT(d))
+		}
+		if first := seen[h.Node]; first != "" {
+			return nil, invalid(fmt.Errorf("%s: node %s is described in %s already", s.Name, h.Node, first))
+		}
+		seen[h.Node] = s.Name
+		out = append(out, h)
+	}
+	return out, nil
+}
