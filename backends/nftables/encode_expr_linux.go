@@ -116,6 +116,13 @@ func (b *batch) expr(e render.Expr, set *uint32) error {
 		if err := w.loads(e.Keys, e.ConcatRanges()); err != nil {
 			return err
 		}
+		if e.Bits > 0 {
+			if len(e.Keys) != 1 || e.Keys[0].Len() != 4 && e.Keys[0].Len() != 16 {
+				return fmt.Errorf("nftables: %d bits of %v", e.Bits, e.Keys)
+			}
+			mask := render.Netmask(e.Bits, e.Keys[0].Len()).AsSlice()
+			w.mask(mask, make([]byte, len(mask)))
+		}
 		w.lookup("__map%d", set, false, true)
 	case render.SetMark:
 		w.meta(metaMark)
@@ -326,10 +333,7 @@ func (w *writer) inPrefix(k render.Key, p netip.Prefix, not bool) error {
 		w.cmp(eq(not), addr[:n])
 		return nil
 	}
-	mask := make([]byte, len(addr))
-	for i := range p.Bits() {
-		mask[i/8] |= 0x80 >> (i % 8)
-	}
+	mask := render.Netmask(uint8(p.Bits()), len(addr)).AsSlice()
 	w.payload(reg1, unix.NFT_PAYLOAD_NETWORK_HEADER, addrOffset(k), uint32(len(addr)))
 	w.mask(mask, make([]byte, len(addr)))
 	w.cmp(eq(not), addr)

@@ -77,10 +77,10 @@ func AddrPrefix(p netip.Prefix) []Interval {
 	}
 	var is []Interval
 	if lo.Compare(mappedRange.Lo) < 0 {
-		is = append(is, Interval{lo, mappedRange.Lo.prev()})
+		is = append(is, Interval{lo, mappedRange.Lo.Prev()})
 	}
 	if mappedRange.Hi.Compare(hi) < 0 {
-		is = append(is, Interval{mappedRange.Hi.next(), hi})
+		is = append(is, Interval{mappedRange.Hi.Next(), hi})
 	}
 	return is
 }
@@ -96,7 +96,8 @@ var (
 // Compare orders values as numbers.
 func (v Value) Compare(w Value) int { return bytes.Compare(v[:], w[:]) }
 
-func (v Value) next() Value {
+// Next returns the number after v; 0 after the last one.
+func (v Value) Next() Value {
 	for i := len(v) - 1; i >= 0; i-- {
 		v[i]++
 		if v[i] != 0 {
@@ -106,7 +107,8 @@ func (v Value) next() Value {
 	return v
 }
 
-func (v Value) prev() Value {
+// Prev returns the number before v; the last one before 0.
+func (v Value) Prev() Value {
 	for i := len(v) - 1; i >= 0; i-- {
 		v[i]--
 		if v[i] != 255 {

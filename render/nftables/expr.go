@@ -101,6 +101,7 @@ type InSet struct {
 // sorted and disjoint; no case matching fails like a test.
 type VerdictMap struct {
 	Keys  []Key
+	Bits  uint8 // of the address that is the only key: how many of its leading bits are looked up; 0 is all of them
 	Cases []VerdictCase
 }
 
@@ -198,4 +199,14 @@ func (k Key) Len() int {
 		return 1
 	}
 	return 0
+}
+
+// Netmask returns the address of n bytes (4 or 16) that has the given number of leading ones.
+func Netmask(bits uint8, n int) netip.Addr {
+	var m [16]byte
+	for i := range min(int(bits), 8*n) {
+		m[i/8] |= 0x80 >> (i % 8)
+	}
+	a, _ := netip.AddrFromSlice(m[:n])
+	return a
 }

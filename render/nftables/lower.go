@@ -346,8 +346,9 @@ func (b *builder) call(c *chain, s ir.Call, todo []frame, cv *conv) ([]frame, bo
 	always := unconditional(vs)
 	resume := s.Resume | ir.OutcomesOf(ir.Undecided)
 	outs := b.outcomes[s.Block]
-	if always && outs&resume == ir.OutcomesOf(ir.Undecided) && !b.jumps(outs&^resume, cv) && !tailOf(todo) {
-		// The callee ends where the caller does, but for Undecided, which goes on: as if its steps stood here.
+	if always && outs&resume == ir.OutcomesOf(ir.Undecided) && !tailOf(todo) && (!b.jumps(outs&^resume, cv) || b.small(s.Block)) {
+		// The callee ends where the caller does, but for Undecided, which goes on: as if its steps stood here. A jump
+		// and the way back cost as much as a rule.
 		return append(todo, frame{steps: b.blocks[s.Block].Steps}), true, nil
 	}
 	v, final, rest, err := b.target(c, s.Block, resume, todo, cv)
@@ -372,6 +373,18 @@ func (b *builder) call(c *chain, s ir.Call, todo []frame, cv *conv) ([]frame, bo
 		return todo, false, nil
 	}
 	return todo, outs&resume != 0 || !always, nil
+}
+
+// small reports whether a block is so short that it may be written at each of its calls.
+func (b *builder) small(id ir.BlockID) bool {
+	const steps, cases = 3, 64
+	n := 0
+	for _, s := range b.blocks[id].Steps {
+		if s, ok := s.(ir.Switch); ok {
+			n += len(s.Cases)
+		}
+	}
+	return len(b.blocks[id].Steps) <= steps && n <= cases
 }
 
 // jumps reports whether all these outcomes are final under cv, so that they may be decided below a jump.

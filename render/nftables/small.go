@@ -39,7 +39,7 @@ func (b *builder) asTests(c *chain, tests []Expr, g *group) bool {
 		}
 		all = append(all, one{test, k.Verdict, k.Comment})
 	}
-	if len(all) > maxTests {
+	if len(all) > maxTests || g.keys[0] == State && len(all) > 1 { // new packets would meet every test
 		return false
 	}
 	for _, x := range all {

@@ -185,7 +185,7 @@ func (b *builder) switchOn(c *chain, fields []ir.Field, cases []caseVerdict, k f
 			}
 			continue
 		}
-		if b.asTests(c, all, &g) {
+		if b.asTests(c, all, &g) || b.asMasks(c, all, &g) {
 			continue
 		}
 		m := VerdictMap{Keys: g.keys, Cases: g.cases}

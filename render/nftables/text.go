@@ -245,6 +245,10 @@ func AppendExpr(b []byte, e Expr) []byte {
 		return append(b, e.Set...)
 	case VerdictMap:
 		b = appendKeys(b, e.Keys)
+		if e.Bits > 0 && len(e.Keys) == 1 {
+			b = append(b, " & "...)
+			b = Netmask(e.Bits, e.Keys[0].Len()).AppendTo(b)
+		}
 		b = append(b, " vmap { "...)
 		for i := range e.Cases {
 			if i > 0 {
