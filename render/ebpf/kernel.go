@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ebpf
+
+// Kernel says where a kernel keeps what programs read: offsets in bytes, and BTF ids. It is comparable.
+type Kernel struct {
+	// struct bpf_nf_ctx
+	CtxState, CtxSkb int16
+	// struct nf_hook_state
+	StateIn, StateOut int16
+	// struct net_device
+	DevName int16
+	// struct sk_buff
+	SkbLen, SkbDev, SkbDst, SkbNfct int16
+	// struct dst_entry
+	DstDev int16
+	// struct nf_conn: the tuple of the first direction is CtTuple bytes from its beginning, the other one CtNext further
+	CtStatus, CtTuple, CtNext int32
+	// struct nf_conntrack_tuple
+	TupleDst, TuplePort int32
+
+	DynptrFromSkb, DynptrSlice int64 // functions
+	CastToKernCtx, RdonlyCast  int64
+	DstEntry                   int64 // type
+}
+
+// SnapLen is how many bytes of a packet an event carries.
+const SnapLen = 256
+
+// An event is a record of the ring buffer, little endian.
+const (
+	EventKey    = 0  // flow.RuleKey, 64 bits
+	EventTime   = 8  // nanoseconds since boot, 64 bits
+	EventLength = 16 // of the packet
+	EventHook   = 20 // flow.Hook, one byte
+	EventKind   = 21 // flow.Event, one byte
+	EventPacket = 24 // its first SnapLen bytes
+	EventSize   = EventPacket + SnapLen
+)
+
+// Limits, the value of MapLimits, is four numbers of 64 bits.
+const (
+	limitUsed  = 0  // until when the budget is used up
+	limitLost  = 8  // events for which the ring buffer had no room
+	limitOver  = 16 // events beyond the limit
+	LimitsSize = 24
+)
