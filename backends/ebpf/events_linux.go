@@ -4,35 +4,19 @@ package ebpf
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/ringbuf"
 
-	"github.com/hostpolicy/hostpolicy/policy/flow"
 	render "github.com/hostpolicy/hostpolicy/render/ebpf"
 )
 
-// Event is what a hook said of a packet.
-type Event struct {
-	Key    flow.RuleKey
-	Hook   flow.Hook
-	Kind   flow.Event
-	Time   uint64 // nanoseconds since boot
-	Length uint32 // of the packet
-	Packet []byte // from its IP header on, render.SnapLen bytes at most
-}
-
-// Loss is how many events were not reported.
-type Loss struct {
-	Full  uint64 // the buffer had no room
-	Limit uint64 // there were more than Options.Render allows
-}
-
-// Subscription is a flow of events.
+// Subscription is a flow of events. It is safe for concurrent use.
 type Subscription struct {
+	origins *atomic.Pointer[origins]
 	reader  *ringbuf.Reader
 	events  chan Event
 	flushed chan struct{}
@@ -41,7 +25,9 @@ type Subscription struct {
 	err error
 }
 
-// Events starts the flow of events, which ends with ctx. There can be one at a time: another one takes events away.
+// Events starts the flow of events, which ends with ctx. There can be one at a time: another one takes events away. What
+// happened since the last flow ended comes first, as far as the buffer had room. A receiver that is slow makes the buffer
+// fill up, which Lost tells.
 func (b *Backend) Events(ctx context.Context) (*Subscription, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -52,7 +38,7 @@ func (b *Backend) Events(ctx context.Context) (*Subscription, error) {
 	if err != nil {
 		return nil, &Error{"events", "map " + render.MapEvents, err}
 	}
-	s := &Subscription{reader: r, events: make(chan Event, 1024), flushed: make(chan struct{})}
+	s := &Subscription{origins: &b.origins, reader: r, events: make(chan Event, 1024), flushed: make(chan struct{})}
 	stop := context.AfterFunc(ctx, func() { r.Close() })
 	go func() {
 		defer close(s.events)
@@ -85,6 +71,7 @@ func (s *Subscription) run(ctx context.Context) {
 		if !ok {
 			continue
 		}
+		e.Origin = s.origins.Load().of(e.Key)
 		select {
 		case s.events <- e:
 		case <-ctx.Done():
@@ -115,18 +102,6 @@ func (s *Subscription) Err() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.err
-}
-
-func decode(b []byte) (Event, bool) {
-	if len(b) < render.EventSize {
-		return Event{}, false
-	}
-	e := Event{
-		Key: flow.RuleKey(binary.NativeEndian.Uint64(b[render.EventKey:])), Time: binary.NativeEndian.Uint64(b[render.EventTime:]),
-		Hook: flow.Hook(b[render.EventHook]), Kind: flow.Event(b[render.EventKind]), Length: binary.NativeEndian.Uint32(b[render.EventLength:]),
-	}
-	e.Packet = b[render.EventPacket:][:min(int(e.Length), render.SnapLen)]
-	return e, true
 }
 
 // Lost returns how many events were not reported, since the maps were made.

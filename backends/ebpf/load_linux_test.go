@@ -23,8 +23,10 @@ func TestKernelAcceptsThePrograms(t *testing.T) {
 		require.NoError(t, err, name)
 		defer maps[name].Close()
 	}
+	code, err := assemble(&k)
+	require.NoError(t, err)
 	for _, p := range render.Places {
-		prog, err := load(p, k, maps, ebpf.ProgramOptions{LogLevel: ebpf.LogLevelStats, LogSizeStart: 1 << 20})
+		prog, err := load(p, code[p].ins, maps, ebpf.ProgramOptions{LogLevel: ebpf.LogLevelStats, LogSizeStart: 1 << 20})
 		var v *ebpf.VerifierError
 		if errors.As(err, &v) {
 			err = fmt.Errorf("%v %q", v, v.Log)

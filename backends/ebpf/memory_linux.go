@@ -72,11 +72,10 @@ func (s *slots) put(k flow.RuleKey, slot uint32) {
 }
 
 // assign returns the slots of origins, and how many of them have none.
-func (s *slots) assign(os []flow.Origin) ([]uint32, int) {
-	out := make([]uint32, len(os))
+func (s *slots) assign(keys []flow.RuleKey) ([]uint32, int) {
+	out := make([]uint32, len(keys))
 	lost := 0
-	for i, o := range os {
-		k := o.Key()
+	for i, k := range keys {
 		slot, ok := s.of[k]
 		if !ok {
 			for s.next < s.limit && s.taken[s.next] {
@@ -96,10 +95,10 @@ func (s *slots) assign(os []flow.Origin) ([]uint32, int) {
 }
 
 // keep gives back the slots of all other origins, and sets their counters to 0.
-func (s *slots) keep(os []flow.Origin, counters *ebpf.Map) {
-	live := make(map[flow.RuleKey]bool, len(os))
-	for _, o := range os {
-		live[o.Key()] = true
+func (s *slots) keep(keys []flow.RuleKey, counters *ebpf.Map) {
+	live := make(map[flow.RuleKey]bool, len(keys))
+	for _, k := range keys {
+		live[k] = true
 	}
 	var zero []counter
 	for k, slot := range s.of {

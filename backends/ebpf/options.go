@@ -27,6 +27,7 @@ const (
 	DefaultPath     = "/sys/fs/bpf/hostpolicy"
 	DefaultCounters = 1 << 16
 	DefaultBuffer   = 8 << 20
+	DefaultTable    = "hostpolicy-ebpf"
 )
 
 // Options say where and how to enforce. The zero value is useful.
@@ -42,7 +43,7 @@ type Options struct {
 	Counters int
 	// Buffer is the size of the ring buffer of events, a power of two; 0 is DefaultBuffer.
 	Buffer int
-	// Table is the name of the table of nftables; "" is "hostpolicy-ebpf".
+	// Table is the name of the table of nftables; "" is DefaultTable.
 	Table string
 	// Logger gets what an operator may want to know; nil is silence.
 	Logger *slog.Logger

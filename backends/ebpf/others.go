@@ -41,3 +41,26 @@ func (*Backend) Counters(context.Context) ([]backends.Counter, error) { return n
 
 // Teardown returns an error that wraps ErrUnavailable.
 func (*Backend) Teardown(context.Context) error { return unavailable() }
+
+// Adopt returns an error that wraps ErrUnavailable.
+func (*Backend) Adopt(context.Context, *ir.Program, ir.Members) (backends.State, error) {
+	return backends.State{}, unavailable()
+}
+
+// Subscription cannot exist on this system.
+type Subscription struct{}
+
+// Events returns an error that wraps ErrUnavailable.
+func (*Backend) Events(context.Context) (*Subscription, error) { return nil, unavailable() }
+
+// Lost returns an error that wraps ErrUnavailable.
+func (*Backend) Lost(context.Context) (Loss, error) { return Loss{}, unavailable() }
+
+// C returns nil.
+func (*Subscription) C() <-chan Event { return nil }
+
+// Flush returns an error that wraps ErrUnavailable.
+func (*Subscription) Flush(context.Context) error { return unavailable() }
+
+// Err returns an error that wraps ErrUnavailable.
+func (*Subscription) Err() error { return unavailable() }

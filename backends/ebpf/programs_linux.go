@@ -3,8 +3,11 @@
 package ebpf
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -33,12 +36,29 @@ func mapSpecs(o Options) map[string]*ebpf.MapSpec {
 	}
 }
 
-// load makes the kernel check a program.
-func load(p render.Place, k render.Kernel, maps map[string]*ebpf.Map, opts ebpf.ProgramOptions) (*ebpf.Program, error) {
-	ins, err := render.Program(p, k)
-	if err != nil {
-		return nil, err
+// code is a program before it is loaded.
+type code struct {
+	ins     asm.Instructions
+	version string // tells it from the programs of other versions of this package
+}
+
+// assemble writes all programs.
+func assemble(k *render.Kernel) (map[render.Place]code, error) {
+	all := map[render.Place]code{}
+	for _, p := range render.Places {
+		ins, err := render.Program(p, *k)
+		if err != nil {
+			return nil, err
+		}
+		sum := sha256.Sum256(fmt.Appendf(nil, "%v", ins))
+		all[p] = code{ins, hex.EncodeToString(sum[:6])}
 	}
+	return all, nil
+}
+
+// load makes the kernel check a program.
+func load(p render.Place, ins asm.Instructions, maps map[string]*ebpf.Map, opts ebpf.ProgramOptions) (*ebpf.Program, error) {
+	ins = slices.Clone(ins)
 	functions := map[string]bool{"main": true}
 	for _, i := range ins {
 		if i.IsFunctionReference() {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -35,7 +36,7 @@ var matchChains = [...]struct {
 // installTable replaces our table, in one transaction: a rule that asks for the state of connections, which keeps
 // connection tracking and reassembly on, and for each of places a chain before it that takes out what the program there
 // names.
-func installTable(ns *os.File, name string, pins map[render.Place]string) error {
+func installTable(ns *os.File, name string, want map[string]string) error {
 	c, err := nftables.New(nftables.WithNetNSFd(int(ns.Fd())))
 	if err != nil {
 		return fmt.Errorf("nftables: %w", err)
@@ -50,7 +51,7 @@ func installTable(ns *os.File, name string, pins map[render.Place]string) error 
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
 	}})
 	for _, m := range matchChains {
-		pin, ok := pins[m.place]
+		pin, ok := want[m.name]
 		if !ok {
 			continue
 		}
@@ -88,8 +89,11 @@ func removeTable(ns *os.File, name string) error {
 	return nil
 }
 
-// tableChains returns the chains of our table, nil if there is none.
-func tableChains(ns *os.File, name string) (map[string]bool, error) {
+// changedChain is what tableChains returns for a chain that is not as we make it.
+const changedChain = "?"
+
+// tableChains returns the chains of our table and the program that each asks; nil if there is none.
+func tableChains(ns *os.File, name string) (map[string]string, error) {
 	c, err := nftables.New(nftables.WithNetNSFd(int(ns.Fd())))
 	if err != nil {
 		return nil, fmt.Errorf("nftables: %w", err)
@@ -98,7 +102,7 @@ func tableChains(ns *os.File, name string) (map[string]bool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("nftables: %w", err)
 	}
-	var names map[string]bool
+	var names map[string]string
 	for _, ch := range chains {
 		if ch.Table.Name != name {
 			continue
@@ -108,9 +112,35 @@ func tableChains(ns *os.File, name string) (map[string]bool, error) {
 			return nil, fmt.Errorf("nftables: %w", err)
 		}
 		if names == nil {
-			names = map[string]bool{}
+			names = map[string]string{}
 		}
-		names[ch.Name] = len(rules) == 1
+		names[ch.Name] = changedChain
+		if len(rules) == 1 {
+			names[ch.Name] = ruleProgram(ch, rules[0])
+		}
 	}
 	return names, nil
+}
+
+// ruleProgram returns the pin that the rule of one of our chains asks, "" for the rule that keeps connection tracking on.
+func ruleProgram(ch *nftables.Chain, r *nftables.Rule) string {
+	if len(r.Exprs) != 2 {
+		return changedChain
+	}
+	if ch.Name == conntrackChain {
+		if ct, ok := r.Exprs[0].(*expr.Ct); ok && ct.Key == expr.CtKeySTATE {
+			return ""
+		}
+		return changedChain
+	}
+	m, ok := r.Exprs[0].(*expr.Match)
+	if _, notrack := r.Exprs[1].(*expr.Notrack); !ok || !notrack || m.Name != "bpf" || ch.Hooknum == nil {
+		return changedChain
+	}
+	info, ok := m.Info.(*xt.Unknown)
+	if !ok || len(*info) < 8+pathSize {
+		return changedChain
+	}
+	pin, _, _ := strings.Cut(string((*info)[8:8+pathSize]), "\x00")
+	return pin
 }

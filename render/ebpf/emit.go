@@ -26,17 +26,20 @@ const (
 	vQuiet   = 92  // not 0: neither counters nor events
 	vSettled = 96  // hooks that an Allow settles; consult adds to it
 	vOrigin  = 100 // what decided; consult sets it
-	vSize    = 104
+	vGen     = 104 // generation that judges the packet, 64 bits
+	vLists   = 112 // cell of its lists
+	vOffset  = 116 // where the IP header begins
+	vSize    = 120
 
 	// What only the main function has is behind it.
-	vDyn    = 104 // dynptr of the packet, 16 bytes
-	vCt     = 120 // connection, 64 bits
-	vInfo   = 128 // what the kernel says of the packet's state
-	vHooks  = 132 // hooks that have an entry
-	vEvents = 136 // Events
-	vKeep   = 144 // a destination that is put aside: address and port, 24 bytes
-	vBuf    = 168 // for reading, 64 bytes
-	vTotal  = 232
+	vDyn   = 120 // dynptr of the packet, 16 bytes
+	vCt    = 136 // connection, 64 bits
+	vTries = 144 // how often another generation came between; alone in its eight bytes, for the verifier must follow it
+	vHooks = 152 // hooks that have an entry
+	vInfo  = 156 // what the kernel says of the packet's state
+	vKeep  = 160 // a destination that is put aside: address and port, 24 bytes
+	vBuf   = 184 // for reading, 48 bytes
+	vTotal = 232
 )
 
 // The frame is memory of consult, to which all functions below it have a pointer.

@@ -27,15 +27,19 @@ type Kernel struct {
 // SnapLen is how many bytes of a packet an event carries.
 const SnapLen = 256
 
-// An event is a record of the ring buffer, little endian.
+// An event is a record of the ring buffer, little endian but for the names.
 const (
-	EventKey    = 0  // flow.RuleKey, 64 bits
-	EventTime   = 8  // nanoseconds since boot, 64 bits
-	EventLength = 16 // of the packet
-	EventHook   = 20 // flow.Hook, one byte
-	EventKind   = 21 // flow.Event, one byte
-	EventPacket = 24 // its first SnapLen bytes
-	EventSize   = EventPacket + SnapLen
+	EventKey        = 0  // flow.RuleKey, 64 bits
+	EventTime       = 8  // nanoseconds since boot, 64 bits
+	EventGeneration = 16 // that judged the packet, 64 bits
+	EventLength     = 24 // of the packet
+	EventHook       = 28 // flow.Hook, one byte
+	EventKind       = 29 // flow.Event, one byte
+	EventState      = 30 // flow.ConnState, one byte
+	EventIn         = 32 // name of the interface that the packet came by, 16 bytes, filled with zeros
+	EventOut        = 48 // and of that by which it leaves
+	EventPacket     = 64 // its first SnapLen bytes
+	EventSize       = EventPacket + SnapLen
 )
 
 // Limits, the value of MapLimits, is four numbers of 64 bits.

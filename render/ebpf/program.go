@@ -37,6 +37,13 @@ func seesOut(h flow.Hook) bool {
 	return false
 }
 
+// outcomeStale is what consult says if the generation in force is no longer the one that judges the packet.
+const outcomeStale = 5
+
+// maxTries is how often a packet is judged before it is dropped because of that. The kernel waits for all programs that
+// run before it returns from putting a generation in place, so that a program can see two of them, and never a third.
+const maxTries = 3
+
 // main writes the function that the kernel runs. What cannot be known is denied: "drop" is where everything ends that
 // should not happen.
 func (e *emitter) main(p Place) {
@@ -45,25 +52,8 @@ func (e *emitter) main(p Place) {
 	e.mov(r9, r1)
 	e.mov(r6, fp)
 	e.imm(asm.Add, r6, -(vTotal + 8))
-	e.storeImm(fp, -4, 0, asm.Word)
-	e.mov(r2, fp)
-	e.imm(asm.Add, r2, -4)
-	e.add(asm.LoadMapPtr(r1, 0).WithReference(MapGeneration))
-	e.add(asm.FnMapLookupElem.Call())
-	e.ifImm(asm.JEq, r0, 0, "drop")
-	e.mov(r1, r0)
-	e.mov(r2, fp)
-	e.imm(asm.Add, r2, -4)
-	e.add(asm.FnMapLookupElem.Call())
-	e.ifImm(asm.JEq, r0, 0, "drop")
-	e.load(r1, r0, 4*headMagic, asm.Word)
-	e.ifImm(asm.JNE, r1, magic, "drop")
-	e.load(r1, r0, 4*headHooks, asm.Word)
-	e.setField(vHooks, r1)
-	e.add(asm.JSet.Imm(r1, int32(flow.HooksOf(hooks...)), "main.asked"))
-	e.jump("accept")
-	e.mark("main.asked")
-	for _, f := range [...]int{vSettled, vQuiet, vPorts, vSrcPort, vDstPort, vOrigin} {
+	e.generation(p)
+	for _, f := range [...]int{vPorts, vSrcPort, vDstPort, vTries, vOffset} {
 		e.storeImm(r6, f, 0, asm.Word)
 	}
 	if p.Match() {
@@ -72,9 +62,14 @@ func (e *emitter) main(p Place) {
 		e.netfilterContext(p)
 	}
 	e.parse(p.Match())
+	e.mark("main.judge")
+	for _, f := range [...]int{vSettled, vQuiet, vOrigin} {
+		e.storeImm(r6, f, 0, asm.Word)
+	}
 	e.earlier(p)
 	for _, h := range hooks {
 		e.ask1(h)
+		e.ifImm(asm.JEq, r0, outcomeStale, "main.again")
 		if p.Match() {
 			e.ifImm(asm.JNE, r0, int32(ir.Allow), "accept")
 			e.set(r0, 1)
@@ -83,6 +78,17 @@ func (e *emitter) main(p Place) {
 		}
 		e.ifImm(asm.JEq, r0, int32(ir.Deny), "drop")
 	}
+	if !p.Match() {
+		e.jump("accept")
+	}
+	// Another generation came into force. The packet is judged by it alone, from the beginning.
+	e.mark("main.again")
+	e.field(r1, vTries)
+	e.imm(asm.Add, r1, 1)
+	e.setField(vTries, r1)
+	e.ifImm(asm.JGE, r1, maxTries, "drop")
+	e.generation(p)
+	e.jump("main.judge")
 	if p.Match() {
 		e.mark("accept") // nothing to do for the rule
 		e.mark("drop")
@@ -96,6 +102,33 @@ func (e *emitter) main(p Place) {
 	e.mark("drop")
 	e.set(r0, nfDrop)
 	e.ret()
+}
+
+// generation notes which generation is in force. A packet of which it does not ask is accepted.
+func (e *emitter) generation(p Place) {
+	asked := e.label("main.asked")
+	e.storeImm(fp, -4, 0, asm.Word)
+	e.mov(r2, fp)
+	e.imm(asm.Add, r2, -4)
+	e.add(asm.LoadMapPtr(r1, 0).WithReference(MapGeneration))
+	e.add(asm.FnMapLookupElem.Call())
+	e.ifImm(asm.JEq, r0, 0, "drop")
+	e.mov(r1, r0)
+	e.mov(r2, fp)
+	e.imm(asm.Add, r2, -4)
+	e.add(asm.FnMapLookupElem.Call())
+	e.ifImm(asm.JEq, r0, 0, "drop")
+	e.load(r1, r0, 4*headMagic, asm.Word)
+	e.ifImm(asm.JNE, r1, magic, "drop")
+	e.load(r1, r0, 4*headNumber, asm.DWord)
+	e.setField64(vGen, r1)
+	e.load(r1, r0, 4*headLists, asm.Word)
+	e.setField(vLists, r1)
+	e.load(r1, r0, 4*headHooks, asm.Word)
+	e.setField(vHooks, r1)
+	e.add(asm.JSet.Imm(r1, int32(flow.HooksOf(p.Hooks()...)), asked))
+	e.jump("accept")
+	e.mark(asked)
 }
 
 // ask1 asks a hook; the outcome is in R0.
@@ -245,44 +278,60 @@ func (e *emitter) matchContext() {
 }
 
 // earlier asks the hooks before that may have settled ours, as they saw the packet. Programs cannot leave anything with
-// a packet, but what they decide depends on nothing that does not last.
+// a packet, but what they decide depends on nothing that does not last. What would have been denied there was judged by an
+// older generation; ours drops it.
 func (e *emitter) earlier(p Place) {
-	hooks := p.Hooks()
-	in := hooks[0] == flow.NormalIn || hooks[0] == flow.ForwardIn
-	untracked := flow.Hook(0)
-	switch {
-	case in || hooks[0] == flow.PreDNAT:
-		untracked = flow.UntrackedIn
-	case hooks[0] == flow.NormalOut:
-		untracked = flow.UntrackedOut
+	var before []flow.Hook
+	switch p {
+	case AtPreDNAT:
+		before = []flow.Hook{flow.UntrackedIn}
+	case AtInput, AtForward:
+		before = []flow.Hook{flow.UntrackedIn, flow.PreDNAT}
+	case AtOutput: // what is translated there is tracked
+		before = []flow.Hook{flow.UntrackedOut}
 	default:
 		return
 	}
 	e.storeImm(r6, vQuiet, 1, asm.Word)
 	e.field(r1, vHooks)
-	e.add(asm.JSet.Imm(r1, 1<<untracked, "early.asked"))
-	e.jump("early.tracked")
+	e.add(asm.JSet.Imm(r1, int32(flow.HooksOf(before...)), "early.asked"))
+	e.jump("early.done")
 	e.mark("early.asked")
-	e.field(r1, vState)
-	e.ifImm(asm.JNE, r1, int32(flow.Untracked), "early.tracked")
-	e.ask1(untracked)
-	e.mark("early.tracked")
-	if in {
-		e.field(r1, vHooks)
-		e.add(asm.JSet.Imm(r1, 1<<flow.PreDNAT, "early.prednat"))
-		e.jump("early.done")
-		e.mark("early.prednat")
+	if p == AtInput || p == AtForward {
 		e.untranslated()
-		e.ask1(flow.PreDNAT)
-		e.field64(r1, vKeep)
-		e.setField64(vDst, r1)
-		e.field64(r1, vKeep+8)
-		e.setField64(vDst+8, r1)
-		e.field(r1, vKeep+16)
-		e.setField(vDstPort, r1)
 	}
+	for _, h := range before {
+		ask, next := e.label("early.ask"), e.label("early.next")
+		e.field(r1, vHooks)
+		e.add(asm.JSet.Imm(r1, 1<<h, ask))
+		e.jump(next)
+		e.mark(ask)
+		e.ask1(h)
+		e.ifImm(asm.JEq, r0, int32(ir.Deny), "drop")
+		e.ifImm(asm.JEq, r0, outcomeStale, "early.stale")
+		e.mark(next)
+	}
+	if p == AtInput || p == AtForward {
+		e.translated()
+	}
+	e.jump("early.done")
+	e.mark("early.stale")
+	if p == AtInput || p == AtForward {
+		e.translated()
+	}
+	e.jump("main.again")
 	e.mark("early.done")
 	e.storeImm(r6, vQuiet, 0, asm.Word)
+}
+
+// translated takes the destination back that untranslated has put aside.
+func (e *emitter) translated() {
+	e.field64(r1, vKeep)
+	e.setField64(vDst, r1)
+	e.field64(r1, vKeep+8)
+	e.setField64(vDst+8, r1)
+	e.field(r1, vKeep+16)
+	e.setField(vDstPort, r1)
 }
 
 // untranslated makes the destination what it was before NAT, and keeps the other one. The packet had the addresses of

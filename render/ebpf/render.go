@@ -35,8 +35,9 @@ type Artifact struct {
 	Hooks flow.HookSet
 	// NoTrack are the hooks whose Allow takes the packet out of connection tracking.
 	NoTrack flow.HookSet
-	// Origins are those of the program. Origin i counts at slot i.
+	// Origins are those of the program, and Keys are theirs.
 	Origins []flow.Origin
+	Keys    []flow.RuleKey
 
 	tables  *classify.Tables
 	counted []uint32 // cells of the actions that have an origin
@@ -71,7 +72,7 @@ func Render(p *ir.Program, m ir.Members, o Options) (*Artifact, error) {
 	if err != nil {
 		return nil, tooLarge(err)
 	}
-	a := &Artifact{Origins: p.Origins, tables: t, counted: b.counted, origins: b.origins, options: o}
+	a := &Artifact{Origins: p.Origins, Keys: b.keys, tables: t, counted: b.counted, origins: b.origins, options: o}
 	for _, e := range t.Entries {
 		a.Hooks |= 1 << e.Hook
 		if e.NoTrack {
@@ -105,8 +106,10 @@ func (a *Artifact) Needs(p Place) bool {
 	return a.Hooks&flow.HooksOf(p.Hooks()...) != 0
 }
 
-// Recount makes memory, a copy of that of a, count origin i at slots[i]. NoSlot does not count.
-func (a *Artifact) Recount(memory []byte, slots []uint32) {
+// Stamp makes memory, a copy of that of a, generation number n, which counts origin i at slots[i]. NoSlot does not count.
+// No two generations that follow each other may have the same number.
+func (a *Artifact) Stamp(memory []byte, n uint64, slots []uint32) {
+	binary.LittleEndian.PutUint64(memory[4*headNumber:], n)
 	for i, s := range slots {
 		binary.LittleEndian.PutUint32(memory[4*(int(a.origins)+originCells*i+originSlot):], s)
 	}
@@ -125,20 +128,21 @@ type Counted struct {
 	Slot uint32
 }
 
-// ReadOrigins returns the origins of a generation, in the order of its program. The error says that memory is none.
-func ReadOrigins(memory []byte) ([]Counted, error) {
+// ReadOrigins returns the number of a generation and its origins, in the order of its program. The error says that memory
+// is none.
+func ReadOrigins(memory []byte) (uint64, []Counted, error) {
 	cell := func(i int) int { return int(binary.LittleEndian.Uint32(memory[4*i:])) }
 	if len(memory) < lineSize || cell(headMagic) != magic || cell(headLines)*lineSize != len(memory) {
-		return nil, errors.New("ebpf: not the memory of a generation")
+		return 0, nil, errors.New("ebpf: not the memory of a generation")
 	}
 	at, n := cell(headOrigins), cell(headCount)
 	if at < 0 || n < 0 || 4*(at+originCells*n) > len(memory) {
-		return nil, errors.New("ebpf: the memory of the generation is damaged")
+		return 0, nil, errors.New("ebpf: the memory of the generation is damaged")
 	}
 	out := make([]Counted, n)
 	for i := range out {
 		c := at + originCells*i
 		out[i] = Counted{flow.RuleKey(binary.LittleEndian.Uint64(memory[4*c:])), uint32(cell(c + originSlot))}
 	}
-	return out, nil
+	return binary.LittleEndian.Uint64(memory[4*headNumber:]), out, nil
 }

@@ -54,15 +54,16 @@ func TestOrigins(t *testing.T) {
 		slots[i] = uint32(100 + i)
 	}
 	mem := bytes.Clone(a.Memory)
-	a.Recount(mem, slots)
-	os, err := ebpf.ReadOrigins(mem)
+	a.Stamp(mem, 7, slots)
+	n, os, err := ebpf.ReadOrigins(mem)
 	require.NoError(t, err)
+	require.Equal(t, uint64(7), n)
 	require.Len(t, os, len(a.Origins))
 	for i, o := range os {
 		require.Equal(t, ebpf.Counted{Key: a.Origins[i].Key(), Slot: uint32(100 + i)}, o)
 	}
 	require.NotEqual(t, a.Memory, mem)
-	_, err = ebpf.ReadOrigins(mem[:64])
+	_, _, err = ebpf.ReadOrigins(mem[:64])
 	require.Error(t, err)
 }
 

@@ -19,13 +19,15 @@ const (
 	headCost    = 4 // nanoseconds of a processor's time that an event uses up, 64 bits; 0 is no limit
 	headBurst   = 6 // how many of them may be used at once, 64 bits
 	headNames   = 8 // trie of the names of interfaces, which finds classes instead of cells
+	headLists   = 9 // cell of the lines of lists, by number; the one cell that may change while packets are judged
 	headOrigins = 10
 	headCount   = 11 // of origins
 	headLines   = 12 // length of the whole
 	headZero    = 13 // 0, which the verifier does not know
+	headNumber  = 14 // of the generation, 64 bits
 	headNoState = 3  // classify.NoState
 
-	magic = 0x31627068 // "hpb1"
+	magic = 0x32627068 // "hpb2"
 
 	entryFlags   = 0 // flagEntry and so on
 	entryDefault = 1 // outcome
@@ -99,7 +101,8 @@ type builder struct {
 	dims    map[dimID]dimension
 	lists   []uint32 // lines
 	counted []uint32 // cells of the actions that have an origin
-	origins uint32   // cell
+	keys    []flow.RuleKey
+	origins uint32 // cell
 }
 
 type dimID struct{ matcher, dim int }
@@ -125,7 +128,8 @@ func build(t *classify.Tables, p *ir.Program, o Options) (*builder, error) {
 	b.origins = uint32(len(b.cells))
 	for i, or := range p.Origins {
 		words := [originCells]uint32{originSlot: uint32(i)}
-		put64(words[:], uint64(or.Key()))
+		b.keys = append(b.keys, or.Key())
+		put64(words[:], uint64(b.keys[i]))
 		b.array(words[:])
 	}
 	for i := range t.Lists {
@@ -162,12 +166,13 @@ func build(t *classify.Tables, p *ir.Program, o Options) (*builder, error) {
 		l[entryDefault], l[entrySettles] = uint32(e.Default), uint32(e.Settles)
 		l[entryField], l[entryLists] = uint32(e.Block.Field), block
 	}
+	lists := b.array(b.lists)
 	b.align(lineCells)
 	h := b.line(0, 1)
 	h[headMagic], h[headHooks], h[headEvents] = magic, uint32(hooks), uint32(o.Events)
 	put64(h[headCost:], o.eventCost())
 	put64(h[headBurst:], o.eventCost()*uint64(o.EventBurst))
-	h[headNames] = names
+	h[headNames], h[headLists] = names, lists
 	h[headOrigins], h[headCount] = b.origins, uint32(len(p.Origins))
 	h[headNoState] = uint32(classify.NoState)
 	h[headLines] = uint32(len(b.cells) / lineCells)
@@ -181,7 +186,7 @@ func (b *builder) dispatch(d *classify.Dispatch) uint32 {
 	for _, states := range d.Lists {
 		var row [dispatchWidth]uint32
 		for s := range row {
-			row[s] = b.lists[states[min(s, classify.NoState)]]
+			row[s] = states[min(s, classify.NoState)]
 		}
 		b.array(row[:])
 	}

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ebpf
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"maps"
+	"os"
+	"time"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/hostpolicy/hostpolicy/backends"
+	"github.com/hostpolicy/hostpolicy/policy/ir"
+	render "github.com/hostpolicy/hostpolicy/render/ebpf"
+)
+
+// Apply implements backends.Backend. The number of generations goes on where an earlier process stopped.
+//
+// The new memory is complete before the programs see it, and they see it at once. Programs that the new policy needs
+// stand at their hooks before, and let everything pass that the old one did not ask about; programs that it needs no
+// more go afterwards.
+func (b *Backend) Apply(ctx context.Context, p *ir.Program, m ir.Members) (backends.Receipt, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := b.ready(ctx); err != nil {
+		return backends.Receipt{}, err
+	}
+	start := time.Now()
+	a, err := render.Render(p, m, b.opts.Render)
+	if err != nil {
+		return backends.Receipt{}, err
+	}
+	rendered := time.Now()
+	if err := ctx.Err(); err != nil {
+		return backends.Receipt{}, err
+	}
+	n, err := b.number()
+	if err != nil {
+		return backends.Receipt{}, err
+	}
+	slots, lost := b.slots.assign(a.Keys)
+	if lost > 0 {
+		b.log.Warn("not all origins are counted", "without", lost, "counters", b.slots.limit)
+	}
+	want := bytes.Clone(a.Memory)
+	a.Stamp(want, n+1, slots)
+	mem, err := newMemory(len(want))
+	if err != nil {
+		return backends.Receipt{}, &Error{"apply", "memory", err}
+	}
+	copy(mem.bytes, want)
+	made, err := b.provide(a)
+	if err == nil {
+		if err = b.maps[render.MapGeneration].Put(uint32(0), mem.m); err != nil {
+			err = &Error{"apply", "map " + render.MapGeneration, err}
+		}
+	}
+	if err != nil {
+		mem.close()
+		return backends.Receipt{}, errors.Join(err, b.remove(made))
+	}
+	b.gens = n + 1
+	if b.last != nil {
+		b.last.memory.close()
+	}
+	b.slots.keep(a.Keys, b.maps[render.MapCounters])
+	b.last = &applied{artifact: a, memory: mem, want: want}
+	b.origins.Store(b.origins.Load().with(a))
+	spare := b.tidy(a)
+	return backends.Receipt{
+		Generation: b.gens, Fingerprint: a.Fingerprint(), Changes: 1 + len(made) + spare,
+		Rendered: rendered.Sub(start), Committed: time.Since(rendered),
+	}, nil
+}
+
+// tidy takes away what a generation that is in force does not need. What stays although it should not does no harm: it
+// asks the generation, which has nothing to say.
+func (b *Backend) tidy(a *render.Artifact) int {
+	var spare []linkID
+	for id := range b.links {
+		if !a.Needs(id.place) {
+			spare = append(spare, id)
+		}
+	}
+	n := len(spare) + len(b.outdated)
+	if err := errors.Join(b.remove(spare), b.removeOutdated(), b.table(a)); err != nil {
+		b.log.Warn("something is left that is needed no more", "error", err)
+	}
+	return n
+}
+
+// provide makes the programs, links and rules that a generation needs and that are not there, and returns the new links.
+func (b *Backend) provide(a *render.Artifact) (made []linkID, err error) {
+	for _, p := range render.Places {
+		if p.Match() && a.Needs(p) {
+			if err := b.program(p); err != nil {
+				return nil, err
+			}
+		}
+	}
+	// What keeps connection tracking on comes before what asks for it.
+	if a.Hooks != 0 {
+		if err := b.table(a); err != nil {
+			return nil, err
+		}
+	}
+	for _, id := range allLinks() {
+		if !a.Needs(id.place) {
+			continue
+		}
+		if b.links[id] != nil {
+			if _, err := os.Stat(b.links[id].pin); err == nil {
+				continue
+			}
+			// Somebody took the pin away. Until the link goes with this process, a new one stands beside it.
+			b.outdated = append(b.outdated, b.links[id])
+			delete(b.links, id)
+		}
+		if err := b.attach(id); err != nil {
+			return made, err
+		}
+		made = append(made, id)
+	}
+	return made, nil
+}
+
+// program loads the program at a place, unless it is there.
+func (b *Backend) program(p render.Place) error {
+	if b.programs[p] != nil {
+		return nil
+	}
+	pin := b.programPin(p)
+	if p.Match() {
+		if _, err := os.Stat(pin); err == nil {
+			return nil
+		}
+	}
+	prog, err := load(p, b.code[p].ins, b.maps, ebpf.ProgramOptions{})
+	if err != nil {
+		return &FeatureError{"what the program " + p.String() + " needs", "6.4", err}
+	}
+	if p.Match() {
+		if err := prog.Pin(pin); err != nil {
+			prog.Close()
+			return &Error{"apply", "program " + p.String(), err}
+		}
+	}
+	b.programs[p] = prog
+	return nil
+}
+
+func (b *Backend) programPin(p render.Place) string {
+	return b.pin("prog", p.String()+"-"+b.code[p].version)
+}
+
+// wantChains returns the chains that a generation needs in our table, with the program that each asks.
+func (b *Backend) wantChains(a *render.Artifact) map[string]string {
+	want := map[string]string{conntrackChain: ""}
+	for _, m := range matchChains {
+		if a.Needs(m.place) {
+			want[m.name] = b.programPin(m.place)
+		}
+	}
+	return want
+}
+
+// table makes our table of nftables what a generation needs, if it is not.
+func (b *Backend) table(a *render.Artifact) error {
+	want := b.wantChains(a)
+	have, err := tableChains(b.ns, b.opts.Table)
+	if err == nil && maps.Equal(have, want) {
+		return nil
+	}
+	if err == nil {
+		err = installTable(b.ns, b.opts.Table, want)
+	}
+	if err != nil {
+		return &Error{"apply", "table " + b.opts.Table, err}
+	}
+	return nil
+}
