@@ -37,6 +37,9 @@ func (b *Backend) Apply(ctx context.Context, p *ir.Program, m ir.Members) (backe
 	if err := ctx.Err(); err != nil {
 		return backends.Receipt{}, err
 	}
+	if err := b.provideMaps(); err != nil {
+		return backends.Receipt{}, err
+	}
 	n, err := b.number()
 	if err != nil {
 		return backends.Receipt{}, err
@@ -76,8 +79,8 @@ func (b *Backend) Apply(ctx context.Context, p *ir.Program, m ir.Members) (backe
 	}, nil
 }
 
-// tidy takes away what a generation that is in force does not need. What stays although it should not does no harm: it
-// asks the generation, which has nothing to say.
+// tidy takes away what a generation that is in force does not need, and sees to the devices. What stays although it
+// should not does no harm: it asks the generation, which has nothing to say.
 func (b *Backend) tidy(a *render.Artifact) int {
 	var spare []linkID
 	for id := range b.links {
@@ -86,7 +89,9 @@ func (b *Backend) tidy(a *render.Artifact) int {
 		}
 	}
 	n := len(spare) + len(b.outdated)
-	if err := errors.Join(b.remove(spare), b.removeOutdated(), b.table(a)); err != nil {
+	err := errors.Join(b.remove(spare), b.removeOutdated(), b.table(a), b.syncDevices(a))
+	b.watch(a)
+	if err != nil {
 		b.log.Warn("something is left that is needed no more", "error", err)
 	}
 	return n

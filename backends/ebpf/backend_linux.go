@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"sync"
@@ -32,7 +33,9 @@ type Backend struct {
 	maps     map[string]*ebpf.Map
 	programs map[render.Place]*ebpf.Program // those that had to be loaded
 	links    map[linkID]*held
-	outdated []*held  // of another version of the programs
+	devices  map[int]*held // links at devices, by index
+	outdated []*held       // of another version of the programs
+	watcher  *watcher
 	last     *applied // nil before the first success
 	gens     uint64   // number of the generation in force
 	slots    slots
@@ -48,14 +51,14 @@ type applied struct {
 
 var _ backends.Backend = (*Backend)(nil)
 
-// New returns a Backend for a network namespace. It changes nothing there but the directory, which it makes. The error
-// wraps ErrUnavailable if the kernel lacks what is needed.
+// New returns a Backend for a network namespace, and changes nothing there. The error wraps ErrUnavailable if the kernel
+// lacks what is needed.
 func New(o Options) (_ *Backend, err error) {
 	if _, err := render.Render(&ir.Program{}, ir.Members{}, o.Render); err != nil {
 		return nil, err
 	}
-	if o.Path == "" {
-		o.Path = DefaultPath
+	if o.XDP > XDPOff {
+		return nil, fmt.Errorf("ebpf: unknown choice of XDP %d", o.XDP)
 	}
 	if o.Counters <= 0 {
 		o.Counters = DefaultCounters
@@ -68,6 +71,7 @@ func New(o Options) (_ *Backend, err error) {
 	}
 	b := &Backend{
 		opts: o, log: o.Logger, maps: map[string]*ebpf.Map{}, programs: map[render.Place]*ebpf.Program{}, links: map[linkID]*held{},
+		devices: map[int]*held{},
 	}
 	b.origins.Store(&origins{})
 	if b.log == nil {
@@ -90,11 +94,13 @@ func New(o Options) (_ *Backend, err error) {
 	if b.code, err = assemble(&b.kernel); err != nil {
 		return nil, err
 	}
-	if err := provideFS(o.Path); err != nil {
-		return nil, err
-	}
 	if b.ns, err = openNetNS(o.NetNS); err != nil {
 		return nil, err
+	}
+	if o.Path == "" {
+		if b.opts.Path, err = defaultPath(b.ns, o.Table); err != nil {
+			return nil, err
+		}
 	}
 	if err := b.open(); err != nil {
 		return nil, err
@@ -111,6 +117,20 @@ func (b *Backend) Close() error {
 }
 
 func (b *Backend) release() {
+	b.forget()
+	if b.ns != nil {
+		b.ns.Close()
+		b.ns = nil
+	}
+}
+
+// forget releases all but the namespace.
+func (b *Backend) forget() {
+	b.unwatch()
+	for i, l := range b.devices {
+		l.Close()
+		delete(b.devices, i)
+	}
 	if b.last != nil {
 		b.last.memory.close()
 		b.last = nil
@@ -131,10 +151,7 @@ func (b *Backend) release() {
 		m.Close()
 		delete(b.maps, n)
 	}
-	if b.ns != nil {
-		b.ns.Close()
-		b.ns = nil
-	}
+	b.slots, b.gens = slots{}, 0
 }
 
 var errClosed = errors.New("ebpf: the backend is closed")

@@ -4,10 +4,8 @@ package ebpf_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
-	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -15,87 +13,11 @@ import (
 
 	"github.com/hostpolicy/hostpolicy/backends/ebpf"
 	"github.com/hostpolicy/hostpolicy/backends/lab"
-	"github.com/hostpolicy/hostpolicy/policy/flow"
 	"github.com/hostpolicy/hostpolicy/policy/policytest"
 	render "github.com/hostpolicy/hostpolicy/render/ebpf"
 )
 
-// source is the ring buffer of a backend as the lab wants events. Fences come by NFLOG.
-type source struct {
-	b      *ebpf.Backend
-	fences lab.EventSource
-	mu     sync.Mutex
-	sub    *ebpf.Subscription
-}
-
 const fenceGroup = 78
-
-func newSource(b *ebpf.Backend, ns lab.Netns) *source {
-	return &source{b: b, fences: lab.NFLOG(ns, fenceGroup)}
-}
-
-func (s *source) FenceGroup() uint16 { return fenceGroup }
-
-func (s *source) Subscribe(ctx context.Context) (<-chan lab.Event, error) {
-	fences, err := s.fences.Subscribe(ctx)
-	if err != nil {
-		return nil, err
-	}
-	sub, err := s.b.Events(ctx)
-	if err != nil {
-		return nil, err
-	}
-	s.mu.Lock()
-	s.sub = sub
-	s.mu.Unlock()
-	ch := make(chan lab.Event, 1024)
-	forward := func(e ebpf.Event) {
-		ch <- lab.Event{Record: flow.LogRecord{Event: e.Kind, Hook: e.Hook, Key: e.Key}, Packet: e.Packet}
-	}
-	go func() {
-		defer close(ch)
-		for {
-			select {
-			case e, ok := <-sub.C():
-				if !ok {
-					return
-				}
-				forward(e)
-			case f, ok := <-fences:
-				if !ok {
-					return
-				}
-				flushed := make(chan error, 1)
-				go func() { flushed <- sub.Flush(ctx) }()
-				for waiting := true; waiting; {
-					select {
-					case e := <-sub.C():
-						forward(e)
-					case err := <-flushed:
-						if err != nil {
-							return
-						}
-						waiting = false
-					}
-				}
-				for len(sub.C()) > 0 { // the fence comes behind what was flushed
-					forward(<-sub.C())
-				}
-				ch <- f
-			}
-		}
-	}()
-	return ch, nil
-}
-
-func (s *source) Err() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.sub == nil {
-		return nil
-	}
-	return errors.Join(s.sub.Err(), s.fences.Err())
-}
 
 var serial atomic.Uint64
 
@@ -109,7 +31,7 @@ func openLab(_ context.Context, ns lab.Netns) (lab.Dataplane, error) {
 	if err != nil {
 		return nil, err
 	}
-	return lab.WithEvents(b, newSource(b, ns)), nil
+	return lab.WithEvents(b, lab.RingBuffer(ns, b, fenceGroup)), nil
 }
 
 // TestKernelAgreesWithTheCorpus sends the packets of every case through the kernel and compares verdict and origin.

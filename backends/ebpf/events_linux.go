@@ -34,6 +34,9 @@ func (b *Backend) Events(ctx context.Context) (*Subscription, error) {
 	if err := b.ready(ctx); err != nil {
 		return nil, err
 	}
+	if err := b.provideMaps(); err != nil {
+		return nil, err
+	}
 	r, err := ringbuf.NewReader(b.maps[render.MapEvents])
 	if err != nil {
 		return nil, &Error{"events", "map " + render.MapEvents, err}
@@ -111,6 +114,9 @@ func (b *Backend) Lost(ctx context.Context) (Loss, error) {
 	var l Loss
 	if err := b.ready(ctx); err != nil {
 		return l, err
+	}
+	if b.maps[render.MapLimits] == nil {
+		return l, nil
 	}
 	each := make([]limits, 0, ebpf.MustPossibleCPU())
 	if err := b.maps[render.MapLimits].Lookup(uint32(0), &each); err != nil {

@@ -37,6 +37,7 @@ func kernel() (render.Kernel, error) {
 		{spec, "bpf_nf_ctx", "state", &k.CtxState}, {spec, "bpf_nf_ctx", "skb", &k.CtxSkb},
 		{spec, "nf_hook_state", "in", &k.StateIn}, {spec, "nf_hook_state", "out", &k.StateOut},
 		{spec, "net_device", "name", &k.DevName},
+		{spec, "xdp_buff", "rxq", &k.XdpRxq}, {spec, "xdp_rxq_info", "dev", &k.RxqDev},
 		{spec, "sk_buff", "len", &k.SkbLen}, {spec, "sk_buff", "dev", &k.SkbDev},
 		{spec, "sk_buff", "_skb_refdst", &k.SkbDst}, {spec, "sk_buff", "_nfct", &k.SkbNfct},
 		{spec, "dst_entry", "dev", &k.DstDev},
@@ -87,11 +88,14 @@ func kernel() (render.Kernel, error) {
 	if k.TuplePort < 0 {
 		return k, &FeatureError{"struct nf_conntrack_tuple as we know it", "", nil}
 	}
+	if k.DevUpper, err = upper(spec); err != nil {
+		return k, err
+	}
 	for _, f := range []struct {
 		name, since string
 		to          *int64
 	}{
-		{"bpf_dynptr_from_skb", "6.4", &k.DynptrFromSkb}, {"bpf_dynptr_slice", "6.4", &k.DynptrSlice},
+		{"bpf_dynptr_from_skb", "6.4", &k.DynptrFromSkb}, {"bpf_dynptr_from_xdp", "6.4", &k.DynptrFromXdp}, {"bpf_dynptr_slice", "6.4", &k.DynptrSlice},
 		{"bpf_cast_to_kern_ctx", "6.2", &k.CastToKernCtx}, {"bpf_rdonly_cast", "6.2", &k.RdonlyCast},
 	} {
 		var fn *btf.Func
@@ -114,6 +118,22 @@ func kernel() (render.Kernel, error) {
 	}
 	k.DstEntry = int64(id)
 	return k, nil
+}
+
+// upper returns where a device has the list of the devices that stand upon it.
+func upper(spec *btf.Spec) (int16, error) {
+	var dev *btf.Struct
+	if err := spec.TypeByName("net_device", &dev); err != nil {
+		return 0, &FeatureError{"struct net_device", "", err}
+	}
+	for _, m := range dev.Members {
+		if s, ok := btf.UnderlyingType(m.Type).(*btf.Struct); ok && m.Name == "adj_list" {
+			if off, ok := offset(s.Members, "upper"); ok {
+				return int16(m.Offset.Bytes() + off), nil
+			}
+		}
+	}
+	return 0, &FeatureError{"struct net_device as we know it", "", nil}
 }
 
 // offset returns where a member is, in bytes; members without a name are looked into.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/hostpolicy/hostpolicy/backends"
@@ -74,6 +75,11 @@ func (b *Backend) observePlaces(a *render.Artifact, add func(backends.DriftKind,
 		}
 		if _, err := os.Stat(l.pin); err != nil {
 			add(backends.DriftMissing, "pin of link "+id.String())
+		}
+	}
+	for index, l := range b.devices {
+		if !l.standsAt(index) {
+			add(backends.DriftMissing, "link device_"+strconv.Itoa(index))
 		}
 	}
 	for _, l := range b.outdated {

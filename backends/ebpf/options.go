@@ -24,7 +24,7 @@ import (
 
 // The defaults of Options.
 const (
-	DefaultPath     = "/sys/fs/bpf/hostpolicy"
+	DefaultPath     = "/sys/fs/bpf/hostpolicy" // each namespace and table has a directory in it
 	DefaultCounters = 1 << 16
 	DefaultBuffer   = 8 << 20
 	DefaultTable    = "hostpolicy-ebpf"
@@ -33,7 +33,8 @@ const (
 // Options say where and how to enforce. The zero value is useful.
 type Options struct {
 	// Path is the directory of a BPF file system in which everything is pinned, made if it is missing, with the file
-	// system if /sys/fs/bpf is none; "" is DefaultPath. One path serves one network namespace.
+	// system if /sys/fs/bpf is none; "" is a directory of DefaultPath that is named after the network namespace and Table.
+	// One path serves one network namespace.
 	Path string
 	// Render is passed to the renderer.
 	Render render.Options
@@ -43,11 +44,24 @@ type Options struct {
 	Counters int
 	// Buffer is the size of the ring buffer of events, a power of two; 0 is DefaultBuffer.
 	Buffer int
-	// Table is the name of the table of nftables; "" is DefaultTable.
+	// Table is the name of our table of nftables; "" is DefaultTable. Instances with other names live side by side.
 	Table string
+	// XDP says where denials of untracked ingress policy may be made, before the kernel has spent anything on the packet.
+	// It changes no verdict.
+	XDP XDP
 	// Logger gets what an operator may want to know; nil is silence.
 	Logger *slog.Logger
 }
+
+// XDP says which programs at devices there may be. The zero value is XDPAuto.
+type XDP uint8
+
+// The choices.
+const (
+	XDPAuto    XDP = iota // in the driver, otherwise in front of the stack
+	XDPGeneric            // in front of the stack only: drivers may reset a link when a program comes
+	XDPOff                // none
+)
 
 // ErrUnavailable is what New returns where the kernel lacks what the package needs. The error is a *FeatureError, too.
 var ErrUnavailable = errors.New("eBPF is not available")

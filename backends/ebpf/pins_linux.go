@@ -4,6 +4,7 @@ package ebpf
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -46,15 +47,55 @@ func provideFS(path string) error {
 
 func (b *Backend) pin(kind, name string) string { return filepath.Join(b.opts.Path, kind+"_"+name) }
 
-// open takes over what is pinned, or makes it.
+// defaultPath returns the directory of a namespace.
+func defaultPath(ns *os.File, table string) (string, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(ns.Fd()), &st); err != nil {
+		return "", &Error{"open", "network namespace", err}
+	}
+	table = strings.NewReplacer(".", "_", "/", "_").Replace(table) // the file system takes no dots
+	return filepath.Join(DefaultPath, fmt.Sprintf("net_%d-%s", st.Ino, table)), nil
+}
+
+// open takes over what is pinned, if anything is.
 func (b *Backend) open() error {
+	if _, err := os.Stat(b.opts.Path); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err := b.openMaps(false); err != nil {
+		return err
+	}
+	if err := b.openLinks(); err != nil {
+		return err
+	}
+	return b.continued()
+}
+
+// provideMaps makes the maps that are not there.
+func (b *Backend) provideMaps() error {
+	if len(b.maps) == len(mapSpecs(b.opts)) {
+		return nil
+	}
+	if err := provideFS(b.opts.Path); err != nil {
+		return err
+	}
+	return b.openMaps(true)
+}
+
+func (b *Backend) openMaps(missing bool) error {
 	for name, spec := range mapSpecs(b.opts) {
+		if b.maps[name] != nil {
+			continue
+		}
 		m, err := ebpf.LoadPinnedMap(b.pin("map", name), nil)
 		if err == nil && (m.Type() != spec.Type || m.KeySize() != spec.KeySize || m.ValueSize() != spec.ValueSize) {
 			m.Close()
 			err = errors.New("it has another shape; Teardown removes it")
 		}
 		if errors.Is(err, fs.ErrNotExist) {
+			if !missing {
+				continue
+			}
 			if m, err = ebpf.NewMap(spec); err == nil {
 				if err = m.Pin(b.pin("map", name)); err != nil {
 					m.Close()
@@ -66,11 +107,10 @@ func (b *Backend) open() error {
 		}
 		b.maps[name] = m
 	}
-	b.slots.limit = b.maps[render.MapCounters].MaxEntries()
-	if err := b.openLinks(); err != nil {
-		return err
+	if m := b.maps[render.MapCounters]; m != nil {
+		b.slots.limit = m.MaxEntries()
 	}
-	return b.continued()
+	return nil
 }
 
 // openLinks takes over the links that an earlier process made.
@@ -94,6 +134,8 @@ func (b *Backend) openLinks() error {
 		h := &held{l, pin}
 		if id, version, ok := pinnedLink(f.Name()); ok && version == b.code[id.place].version {
 			b.links[id] = h
+		} else if index, version, ok := pinnedDevice(f.Name()); ok && version == b.code[render.AtDevice].version {
+			b.devices[index] = h
 		} else {
 			b.outdated = append(b.outdated, h)
 		}
@@ -134,6 +176,9 @@ func (b *Backend) number() (uint64, error) {
 
 // inForce returns the memory of the generation in force; nil if there is none.
 func (b *Backend) inForce() (*memory, error) {
+	if b.maps[render.MapGeneration] == nil {
+		return nil, nil
+	}
 	var m *ebpf.Map
 	err := b.maps[render.MapGeneration].Lookup(uint32(0), &m)
 	if errors.Is(err, ebpf.ErrKeyNotExist) {

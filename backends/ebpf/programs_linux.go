@@ -72,7 +72,10 @@ func load(p render.Place, ins asm.Instructions, maps map[string]*ebpf.Map, opts 
 		case !functions[s]:
 		case s == render.Consult:
 			ctx := btf.Type(word)
-			if !p.Match() {
+			switch {
+			case p == render.AtDevice:
+				ctx = &btf.Pointer{Target: &btf.Struct{Name: "xdp_md", Size: 24}}
+			case !p.Match():
 				ctx = &btf.Pointer{Target: &btf.Struct{Name: "bpf_nf_ctx", Size: 16}}
 			}
 			ins[n] = btf.WithFuncMetadata(i, &btf.Func{Name: s, Linkage: btf.GlobalFunc, Type: &btf.FuncProto{
@@ -94,8 +97,11 @@ func load(p render.Place, ins asm.Instructions, maps map[string]*ebpf.Map, opts 
 		}
 	}
 	spec := &ebpf.ProgramSpec{Name: "hp_" + p.String(), Type: ebpf.Netfilter, AttachType: ebpf.AttachNetfilter, Instructions: ins, License: "GPL"}
-	if p.Match() {
+	switch {
+	case p.Match():
 		spec.Type, spec.AttachType = ebpf.SocketFilter, ebpf.AttachNone
+	case p == render.AtDevice:
+		spec.Type, spec.AttachType = ebpf.XDP, ebpf.AttachXDP
 	}
 	prog, err := ebpf.NewProgramWithOptions(spec, opts)
 	if err != nil {

@@ -97,7 +97,7 @@ func agrees(t *testing.T, first, n uint64, packets int) {
 		if err != nil {
 			return nil, err
 		}
-		return lab.WithEvents(&swapped{b, programs}, newSource(b, ns)), nil
+		return lab.WithEvents(&swapped{b, programs}, lab.RingBuffer(ns, b, fenceGroup)), nil
 	}
 	for _, o := range lab.RunAll(t.Context(), cases, open, lab.Options{}) {
 		if o.Err != nil {

@@ -7,6 +7,7 @@ package lab
 import (
 	"context"
 
+	"github.com/hostpolicy/hostpolicy/backends/ebpf"
 	"github.com/hostpolicy/hostpolicy/policy/policytest"
 )
 
@@ -21,6 +22,9 @@ func (Netns) Do(func() error) error { return ErrUnavailable }
 
 // NFLOG returns a source that cannot be subscribed to.
 func NFLOG(Netns, uint16) EventSource { return noEvents{} }
+
+// RingBuffer returns a source that cannot be subscribed to.
+func RingBuffer(Netns, *ebpf.Backend, uint16) EventSource { return noEvents{} }
 
 type noEvents struct{}
 

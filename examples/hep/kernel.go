@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hostpolicy/hostpolicy/backends"
+	"github.com/hostpolicy/hostpolicy/backends/ebpf"
 	"github.com/hostpolicy/hostpolicy/backends/iptables"
 	"github.com/hostpolicy/hostpolicy/backends/lab"
 	"github.com/hostpolicy/hostpolicy/backends/nftables"
@@ -39,6 +40,9 @@ func kernelRunners() []kernelRunner {
 			b, err := f.connect(policy.Config{}, ns.FD())
 			if err != nil {
 				return nil, err
+			}
+			if b, ok := b.(*ebpf.Backend); ok {
+				return lab.WithEvents(b, lab.RingBuffer(ns, b, labGroup)), nil
 			}
 			return lab.WithEvents(b, lab.NFLOG(ns, labGroup)), nil
 		}})
@@ -71,6 +75,12 @@ func (f *renderFlags) connect(c policy.Config, netns int) (dataplane, error) {
 			v = iptables.Legacy
 		}
 		return iptables.New(iptables.Options{Render: o, NetNS: netns, Variant: v})
+	case "ebpf":
+		o, err := f.ebpf(c)
+		if err != nil {
+			return nil, err
+		}
+		return ebpf.New(ebpf.Options{Render: o, NetNS: netns, Table: f.table})
 	}
 	return nil, f.unknown()
 }
@@ -105,7 +115,7 @@ func (t *target) open(ctx context.Context, c policy.Config) (context.Context, da
 	b, err := t.connect(c, netns)
 	if err != nil {
 		release()
-		if errors.Is(err, nftables.ErrUnavailable) || errors.Is(err, iptables.ErrUnavailable) {
+		if errors.Is(err, nftables.ErrUnavailable) || errors.Is(err, iptables.ErrUnavailable) || errors.Is(err, ebpf.ErrUnavailable) {
 			err = fmt.Errorf("%w (this needs Linux and root)", err)
 		}
 		return nil, nil, nil, err

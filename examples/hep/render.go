@@ -10,16 +10,18 @@ import (
 
 	"github.com/spf13/cobra"
 
+	backend "github.com/hostpolicy/hostpolicy/backends/ebpf"
 	"github.com/hostpolicy/hostpolicy/policy"
 	"github.com/hostpolicy/hostpolicy/policy/compile"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
 	"github.com/hostpolicy/hostpolicy/render"
+	"github.com/hostpolicy/hostpolicy/render/ebpf"
 	"github.com/hostpolicy/hostpolicy/render/iptables"
 	"github.com/hostpolicy/hostpolicy/render/nftables"
 )
 
 // backendNames are the dataplanes of a kernel, as --backend and --runner name them.
-var backendNames = []string{"nftables", "iptables-nft", "iptables-legacy"}
+var backendNames = []string{"nftables", "iptables-nft", "iptables-legacy", "ebpf"}
 
 // renderFlags are the choices that shape an artifact.
 type renderFlags struct {
@@ -32,10 +34,10 @@ type renderFlags struct {
 
 func (f *renderFlags) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.backend, "backend", backendNames[0], "which dataplane: "+strings.Join(backendNames, ", "))
-	cmd.Flags().StringVar(&f.table, "table", "", fmt.Sprintf("name of the nftables table (default %q) or prefix of the iptables chains and sets (default %q), so that several instances live side by side", nftables.DefaultTable, iptables.DefaultPrefix))
-	cmd.Flags().StringVar(&f.events, "events", "none", "which decisions are reported over NFLOG: none, denies or all")
-	cmd.Flags().Uint16Var(&f.group, "log-group", 0, "NFLOG group of events and Log rules")
-	cmd.Flags().BoolVar(&f.counters, "counters", true, "nftables: count packets and bytes for each deciding rule; iptables always does")
+	cmd.Flags().StringVar(&f.table, "table", "", fmt.Sprintf("name of the nftables table (default %q, for ebpf %q) or prefix of the iptables chains and sets (default %q), so that several instances live side by side", nftables.DefaultTable, backend.DefaultTable, iptables.DefaultPrefix))
+	cmd.Flags().StringVar(&f.events, "events", "none", "which decisions are reported, over NFLOG or the ring buffer of ebpf: none, denies or all")
+	cmd.Flags().Uint16Var(&f.group, "log-group", 0, "NFLOG group of events and Log rules; ebpf needs none")
+	cmd.Flags().BoolVar(&f.counters, "counters", true, "nftables: count packets and bytes for each deciding rule; the others always do")
 }
 
 func (f *renderFlags) unknown() error {
@@ -68,6 +70,15 @@ func (f *renderFlags) iptables(c policy.Config) (iptables.Options, error) {
 	}
 	if c.AllowAction == policy.Return {
 		o.AllowAction = iptables.AllowReturn
+	}
+	return o, err
+}
+
+func (f *renderFlags) ebpf(c policy.Config) (ebpf.Options, error) {
+	events, err := f.selection()
+	o := ebpf.Options{Events: ebpf.Events(events)}
+	if c.DenyAction == policy.Reject {
+		o.DenyAction = render.Reject
 	}
 	return o, err
 }
@@ -123,6 +134,16 @@ func renderCommand(out *output, stdin *os.File) *cobra.Command {
 					return err
 				}
 				text = rs.String()
+			case "ebpf":
+				o, err := f.ebpf(s.Config)
+				if err != nil {
+					return err
+				}
+				a, err := ebpf.Render(prog, members, o)
+				if err != nil {
+					return err
+				}
+				text = a.String()
 			default:
 				return fmt.Errorf("%w, or ir for the rule IR", f.unknown())
 			}

@@ -144,7 +144,10 @@ func (e *emitter) report() {
 	const done, send = "report.done", "report.send"
 	e.mov(r7, r0)
 	e.view(r1, vQuiet, asm.Word)
-	e.ifImm(asm.JNE, r1, 0, done)
+	if e.device {
+		e.imm(asm.And, r1, mute) // and missed
+	}
+	e.ifImm(asm.JNE, r1, loud, done)
 	e.view(r1, vOrigin, asm.Word)
 	e.ifImm(asm.JEq, r1, 0, done)
 	e.field64(r1, fHead)

@@ -23,7 +23,7 @@ const (
 	vWide    = 80  // 1 for IPv6
 	vState   = 84  // connection state
 	vLen     = 88  // length of the packet
-	vQuiet   = 92  // not 0: neither counters nor events
+	vQuiet   = 92  // one of the numbers below
 	vSettled = 96  // hooks that an Allow settles; consult adds to it
 	vOrigin  = 100 // what decided; consult sets it
 	vGen     = 104 // generation that judges the packet, 64 bits
@@ -40,6 +40,14 @@ const (
 	vKeep  = 160 // a destination that is put aside: address and port, 24 bytes
 	vBuf   = 184 // for reading, 48 bytes
 	vTotal = 232
+)
+
+// What is counted and reported.
+const (
+	loud     = 0 // everything
+	mute     = 1 // nothing
+	denyOnly = 2 // the rule that denies, if no rule before it is to be counted
+	missed   = 3 // nothing, but something should have been: what becomes of denyOnly
 )
 
 // The frame is memory of consult, to which all functions below it have a pointer.
@@ -77,6 +85,7 @@ const (
 type emitter struct {
 	k       *Kernel
 	quiet   bool // without counters and events
+	device  bool // for AtDevice
 	ins     asm.Instructions
 	pending string
 	labels  int

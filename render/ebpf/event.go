@@ -43,11 +43,15 @@ func (e *emitter) event() {
 	e.cell(r7, 4, "event.end")
 	e.load(r7, r0, 0, asm.DWord)
 	e.field64(r1, fCtx)
-	e.load(r1, r1, int(e.k.CtxSkb), asm.DWord)
+	from := e.k.DynptrFromXdp
+	if !e.device {
+		e.load(r1, r1, int(e.k.CtxSkb), asm.DWord)
+		from = e.k.DynptrFromSkb
+	}
 	e.set(r2, 0)
 	e.mov(r3, fp)
 	e.imm(asm.Add, r3, -40)
-	e.kfunc(e.k.DynptrFromSkb)
+	e.kfunc(from)
 	e.ifImm(asm.JNE, r0, 0, "event.lost")
 	e.add(asm.LoadMapPtr(r1, 0).WithReference(MapEvents))
 	e.set(r2, EventSize)

@@ -21,20 +21,35 @@ const (
 const maxHeaders = 8
 
 // parse reads addresses, protocol and ports. A packet that ends before them, or that is a fragment without them, is
-// dropped: reassembly stands before all our places.
-func (e *emitter) parse(match bool) {
+// dropped: reassembly stands before all our places but the device, which leaves all fragments to others.
+func (e *emitter) parse(p Place) {
 	// read leaves the address of n bytes at an offset, a register or a number, in R0.
 	read := func(at asm.Register, from, n int32) {
-		if match {
+		e.mov(r1, r6)
+		e.imm(asm.Add, r1, vDyn)
+		if p.Match() {
 			e.mov(r1, r9)
-			if at == r0 {
-				e.set(r2, from)
-			} else {
-				e.mov(r2, at)
+		}
+		if at == r0 {
+			e.set(r2, from)
+		} else {
+			e.mov(r2, at)
+		}
+		if e.device {
+			// What is behind the end of the packet may be padding.
+			if at != r0 {
+				e.mov(r3, r2)
+				e.imm(asm.Add, r3, n)
+				e.field(r4, vLen)
+				e.ifReg(asm.JGT, r3, r4, "drop")
 			}
-			e.mov(r3, r6)
-			e.imm(asm.Add, r3, vBuf)
-			e.set(r4, n)
+			e.field(r3, vOffset)
+			e.reg(asm.Add, r2, r3)
+		}
+		e.mov(r3, r6)
+		e.imm(asm.Add, r3, vBuf)
+		e.set(r4, n)
+		if p.Match() {
 			e.set(r5, 1) // BPF_HDR_START_NET
 			e.add(asm.FnSkbLoadBytesRelative.Call())
 			e.ifImm(asm.JNE, r0, 0, "drop")
@@ -42,16 +57,6 @@ func (e *emitter) parse(match bool) {
 			e.imm(asm.Add, r0, vBuf)
 			return
 		}
-		e.mov(r1, r6)
-		e.imm(asm.Add, r1, vDyn)
-		if at == r0 {
-			e.set(r2, from)
-		} else {
-			e.mov(r2, at)
-		}
-		e.mov(r3, r6)
-		e.imm(asm.Add, r3, vBuf)
-		e.set(r4, n)
 		e.kfunc(e.k.DynptrSlice)
 		e.ifImm(asm.JEq, r0, 0, "drop")
 	}
@@ -72,7 +77,15 @@ func (e *emitter) parse(match bool) {
 	e.ifImm(asm.JLT, r8, 20, "drop")
 	e.load(r1, r0, 6, asm.Half)
 	e.add(asm.HostTo(asm.BE, r1, asm.Half))
-	e.add(asm.JSet.Imm(r1, 0x1fff, "drop"))
+	if e.device {
+		e.add(asm.JSet.Imm(r1, 0x3fff, "drop")) // also the first of several
+		e.load(r1, r0, 2, asm.Half)
+		e.add(asm.HostTo(asm.BE, r1, asm.Half))
+		e.setField(vLen, r1)
+		e.ifReg(asm.JLT, r1, r8, "drop")
+	} else {
+		e.add(asm.JSet.Imm(r1, 0x1fff, "drop"))
+	}
 	e.storeImm(r6, vWide, 0, asm.Word)
 	for i, at := range [...]int{vSrc, vDst} {
 		word(at+8, 12+4*i)
@@ -87,6 +100,12 @@ func (e *emitter) parse(match bool) {
 	e.mark("parse.ipv6")
 	read(r0, 0, 40)
 	e.storeImm(r6, vWide, 1, asm.Word)
+	if e.device {
+		e.load(r1, r0, 4, asm.Half)
+		e.add(asm.HostTo(asm.BE, r1, asm.Half))
+		e.imm(asm.Add, r1, 40)
+		e.setField(vLen, r1)
+	}
 	for i, at := range [...]int{vSrc, vSrc + 8, vDst, vDst + 8} {
 		for half := range 2 {
 			e.load(r1, r0, 8+8*i+4*half, asm.Word)
@@ -103,13 +122,17 @@ func (e *emitter) parse(match bool) {
 		}
 		e.ifImm(asm.JEq, r7, authentic, auth)
 		e.ifImm(asm.JNE, r7, fragment, "parse.upper")
-		read(r8, 0, 4)
-		e.load(r1, r0, 2, asm.Half)
-		e.add(asm.HostTo(asm.BE, r1, asm.Half))
-		e.add(asm.JSet.Imm(r1, 0xfff8, "drop"))
-		e.load(r7, r0, 0, asm.Byte)
-		e.imm(asm.Add, r8, 8)
-		e.jump(next)
+		if e.device {
+			e.jump("drop")
+		} else {
+			read(r8, 0, 4)
+			e.load(r1, r0, 2, asm.Half)
+			e.add(asm.HostTo(asm.BE, r1, asm.Half))
+			e.add(asm.JSet.Imm(r1, 0xfff8, "drop"))
+			e.load(r7, r0, 0, asm.Byte)
+			e.imm(asm.Add, r8, 8)
+			e.jump(next)
+		}
 		e.mark(options)
 		read(r8, 0, 2)
 		e.load(r7, r0, 0, asm.Byte)

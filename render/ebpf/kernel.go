@@ -8,8 +8,10 @@ type Kernel struct {
 	CtxState, CtxSkb int16
 	// struct nf_hook_state
 	StateIn, StateOut int16
-	// struct net_device
-	DevName int16
+	// struct net_device; DevUpper is the list of the devices that stand upon it
+	DevName, DevUpper int16
+	// struct xdp_buff and struct xdp_rxq_info
+	XdpRxq, RxqDev int16
 	// struct sk_buff
 	SkbLen, SkbDev, SkbDst, SkbNfct int16
 	// struct dst_entry
@@ -19,9 +21,10 @@ type Kernel struct {
 	// struct nf_conntrack_tuple
 	TupleDst, TuplePort int32
 
-	DynptrFromSkb, DynptrSlice int64 // functions
-	CastToKernCtx, RdonlyCast  int64
-	DstEntry                   int64 // type
+	DynptrFromSkb, DynptrFromXdp int64 // functions
+	DynptrSlice                  int64
+	CastToKernCtx, RdonlyCast    int64
+	DstEntry                     int64 // type
 }
 
 // SnapLen is how many bytes of a packet an event carries.

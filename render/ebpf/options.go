@@ -2,7 +2,11 @@
 
 package ebpf
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/hostpolicy/hostpolicy/render"
+)
 
 // Options say how to render. The zero value is useful. Comparable.
 type Options struct {
@@ -11,6 +15,9 @@ type Options struct {
 	// EventRate is how many events a processor may report in a second, and EventBurst how many at once; 0 and 0 mean
 	// that there is no limit. Events beyond it are counted.
 	EventRate, EventBurst uint32
+	// DenyAction says what a denied packet meets; its zero value is to drop it. Netfilter BPF programs cannot answer:
+	// anything else is an error.
+	DenyAction render.DenyAction
 }
 
 // Events is a selection of events. The zero value is NoEvents.
@@ -29,6 +36,9 @@ func (o Options) validate() error {
 	}
 	if (o.EventRate == 0) != (o.EventBurst == 0) {
 		return fmt.Errorf("ebpf: a limit of events needs both a rate and a burst")
+	}
+	if o.DenyAction != render.Drop {
+		return &render.UnsupportedError{Backend: Backend, What: "an answer to denied packets; BPF programs can only drop them"}
 	}
 	return nil
 }

@@ -24,14 +24,15 @@ const (
 	AtTranslated                    // locally generated with a translated destination, behind routing
 	MatchIn                         // says to a rule before connection tracking which packets to leave alone, arriving
 	MatchOut                        // likewise, locally generated
+	AtDevice                        // before anything else, at the device: drops early what AtUntrackedIn would drop
 )
 
 // Places are all places.
-var Places = [...]Place{AtUntrackedIn, AtPreDNAT, AtInput, AtForward, AtUntrackedOut, AtOutput, AtTranslated, MatchIn, MatchOut}
+var Places = [...]Place{AtUntrackedIn, AtPreDNAT, AtInput, AtForward, AtUntrackedOut, AtOutput, AtTranslated, MatchIn, MatchOut, AtDevice}
 
 var placeNames = [...]string{
 	AtUntrackedIn: "untracked_in", AtPreDNAT: "prednat", AtInput: "input", AtForward: "forward", AtUntrackedOut: "untracked_out",
-	AtOutput: "output", AtTranslated: "translated", MatchIn: "match_in", MatchOut: "match_out",
+	AtOutput: "output", AtTranslated: "translated", MatchIn: "match_in", MatchOut: "match_out", AtDevice: "device",
 }
 
 // String returns the name of the program at p, such as "prednat".
@@ -45,7 +46,7 @@ func (p Place) String() string {
 // Hooks returns the hooks that the program at p asks, in order; nil for an unknown place.
 func (p Place) Hooks() []flow.Hook {
 	switch p {
-	case AtUntrackedIn, MatchIn:
+	case AtUntrackedIn, MatchIn, AtDevice:
 		return []flow.Hook{flow.UntrackedIn}
 	case AtPreDNAT:
 		return []flow.Hook{flow.PreDNAT}
@@ -61,7 +62,7 @@ func (p Place) Hooks() []flow.Hook {
 	return nil
 }
 
-// Match reports whether the program at p is a socket filter that a rule of the kernel asks, not a netfilter program.
+// Match reports whether the program at p is a socket filter that a rule of the kernel asks.
 func (p Place) Match() bool { return p == MatchIn || p == MatchOut }
 
 // Program returns the program at a place, which is the same for all policies. Its maps are named by references, and its
@@ -70,7 +71,7 @@ func Program(p Place, k Kernel) (asm.Instructions, error) {
 	if p.Hooks() == nil {
 		return nil, fmt.Errorf("ebpf: unknown %s", p)
 	}
-	e := &emitter{k: &k, quiet: p.Match()}
+	e := &emitter{k: &k, quiet: p.Match(), device: p == AtDevice}
 	e.main(p)
 	e.functions()
 	if err := check(e.ins); err != nil {

@@ -56,15 +56,22 @@ func (e *emitter) main(p Place) {
 	for _, f := range [...]int{vPorts, vSrcPort, vDstPort, vTries, vOffset} {
 		e.storeImm(r6, f, 0, asm.Word)
 	}
-	if p.Match() {
+	switch {
+	case p.Match():
 		e.matchContext()
-	} else {
+	case p == AtDevice:
+		e.deviceContext()
+	default:
 		e.netfilterContext(p)
 	}
-	e.parse(p.Match())
+	e.parse(p)
 	e.mark("main.judge")
 	for _, f := range [...]int{vSettled, vQuiet, vOrigin} {
 		e.storeImm(r6, f, 0, asm.Word)
+	}
+	if p == AtDevice {
+		e.judgeAtDevice()
+		return
 	}
 	e.earlier(p)
 	for _, h := range hooks {
@@ -81,14 +88,7 @@ func (e *emitter) main(p Place) {
 	if !p.Match() {
 		e.jump("accept")
 	}
-	// Another generation came into force. The packet is judged by it alone, from the beginning.
-	e.mark("main.again")
-	e.field(r1, vTries)
-	e.imm(asm.Add, r1, 1)
-	e.setField(vTries, r1)
-	e.ifImm(asm.JGE, r1, maxTries, "drop")
-	e.generation(p)
-	e.jump("main.judge")
+	e.again(p)
 	if p.Match() {
 		e.mark("accept") // nothing to do for the rule
 		e.mark("drop")
@@ -102,6 +102,17 @@ func (e *emitter) main(p Place) {
 	e.mark("drop")
 	e.set(r0, nfDrop)
 	e.ret()
+}
+
+// again writes what is done if another generation came into force: the packet is judged by it alone, from the beginning.
+func (e *emitter) again(p Place) {
+	e.mark("main.again")
+	e.field(r1, vTries)
+	e.imm(asm.Add, r1, 1)
+	e.setField(vTries, r1)
+	e.ifImm(asm.JGE, r1, maxTries, "drop")
+	e.generation(p)
+	e.jump("main.judge")
 }
 
 // generation notes which generation is in force. A packet of which it does not ask is accepted.
@@ -292,7 +303,7 @@ func (e *emitter) earlier(p Place) {
 	default:
 		return
 	}
-	e.storeImm(r6, vQuiet, 1, asm.Word)
+	e.storeImm(r6, vQuiet, mute, asm.Word)
 	e.field(r1, vHooks)
 	e.add(asm.JSet.Imm(r1, int32(flow.HooksOf(before...)), "early.asked"))
 	e.jump("early.done")
@@ -321,7 +332,7 @@ func (e *emitter) earlier(p Place) {
 	}
 	e.jump("main.again")
 	e.mark("early.done")
-	e.storeImm(r6, vQuiet, 0, asm.Word)
+	e.storeImm(r6, vQuiet, loud, asm.Word)
 }
 
 // translated takes the destination back that untranslated has put aside.

@@ -106,6 +106,35 @@ func (a *Artifact) Needs(p Place) bool {
 	return a.Hooks&flow.HooksOf(p.Hooks()...) != 0
 }
 
+// DeniesEarly reports whether the program at AtDevice may drop a packet that comes by the named interface.
+func (a *Artifact) DeniesEarly(name string) bool {
+	for i := range a.tables.Entries {
+		e := &a.tables.Entries[i]
+		if e.Hook != flow.UntrackedIn {
+			continue
+		}
+		return e.Default == ir.Deny || e.HasAlways && a.denies(&e.Always, name) || a.denies(&e.Block, name)
+	}
+	return false
+}
+
+// denies reports whether a dispatch leads packets that came by an interface to a rule that denies.
+func (a *Artifact) denies(d *classify.Dispatch, name string) bool {
+	at := 0
+	switch d.Field {
+	case ir.InIface:
+		at = a.tables.InterfaceClass(name)
+	case ir.OutIface:
+		at = a.tables.InterfaceClass("")
+	}
+	for _, x := range a.tables.Lists[d.Lists[at][classify.NoState]].Actions {
+		if x.Outcome == ir.Deny {
+			return true
+		}
+	}
+	return false
+}
+
 // Stamp makes memory, a copy of that of a, generation number n, which counts origin i at slots[i]. NoSlot does not count.
 // No two generations that follow each other may have the same number.
 func (a *Artifact) Stamp(memory []byte, n uint64, slots []uint32) {

@@ -222,7 +222,19 @@ func (e *emitter) act() {
 	e.setOrigin(r2)
 	if !e.quiet {
 		e.view(r1, vQuiet, asm.Word)
-		e.ifImm(asm.JNE, r1, 0, "act.decide")
+		if e.device {
+			e.ifImm(asm.JEq, r1, loud, "act.count")
+			e.ifImm(asm.JNE, r1, denyOnly, "act.decide")
+			e.mov(r2, r9)
+			e.imm(asm.And, r2, actionLog|3)
+			e.ifImm(asm.JEq, r2, int32(ir.Deny), "act.count")
+			e.field64(r1, fView)
+			e.storeImm(r1, vQuiet, missed, asm.Word)
+			e.jump("act.decide")
+			e.mark("act.count")
+		} else {
+			e.ifImm(asm.JNE, r1, loud, "act.decide")
+		}
 		e.mov(r2, r8)
 		e.imm(asm.Add, r2, 4*actionSlot)
 		e.add(asm.LoadMapPtr(r1, 0).WithReference(MapCounters))
