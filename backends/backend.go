@@ -98,3 +98,11 @@ type Checker interface {
 	Backend
 	Check(p *ir.Program, m ir.Members) error
 }
+
+// Booter is a Backend whose rules can be written down for early boot, when neither a datastore nor this process is there
+// yet. Boot returns an executable file, of a language of which the host has the interpreter, that has the kernel enforce
+// p with m; the next Apply takes over from it without a gap.
+type Booter interface {
+	Backend
+	Boot(p *ir.Program, m ir.Members) ([]byte, error)
+}

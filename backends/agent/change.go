@@ -14,6 +14,7 @@ type Change struct {
 	Generation uint64          // of the Agent, after the change
 	Objects    []ObjectVersion // what came, changed or went since the last generation that was enforced, sorted
 	Host       bool            // the host is another
+	Members    bool            // nothing but members of sets are others
 	Posture    Posture         // FailsafesOnly or Open if it is not the resources that decide; else Leave
 	Repair     bool            // what the kernel has differs from the last generation
 	Forced     bool            // Force was called: a check that would block should only report

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hostpolicy/hostpolicy/backends"
+	"github.com/hostpolicy/hostpolicy/backends/confirm"
 	"github.com/hostpolicy/hostpolicy/policy"
 	"github.com/hostpolicy/hostpolicy/policy/compile"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
@@ -22,10 +23,12 @@ func now() time.Time { return time.Now() }
 
 // actual is what is known of the kernel. It belongs to the goroutine of Run.
 type actual struct {
-	enforced   *target // nil if nobody knows
-	suspect    bool    // the kernel may have something else
-	adopted    bool    // whether the Backend was asked for what was there before
-	generation uint64  // that is enforced
+	enforced   *target          // nil if nobody knows
+	suspect    bool             // the kernel may have something else
+	pending    *confirm.Pending // what waits to be confirmed
+	rejected   string           // the Key of what was reverted; "" if nothing was since the last success
+	adopted    bool             // whether the Backend was asked for what was there before
+	generation uint64           // that is enforced
 	receipt    backends.Receipt
 
 	noticed  time.Time     // the oldest change that is not enforced
@@ -34,6 +37,9 @@ type actual struct {
 	failures int
 	checked  time.Time // when drift was last looked for
 	forced   bool
+
+	booted    uint64    // the generation that the boot file has
+	bootTried time.Time // when it was written, or could not be
 }
 
 // target is something that can be enforced.
@@ -82,7 +88,7 @@ func (a *Agent) target() (*target, error) {
 // enforce makes the kernel what is wanted, unless it is, or has just refused.
 func (a *Agent) enforce(ctx context.Context, news bool) {
 	same := a.enforced != nil && a.enforced.posture == a.wanted && !a.suspect
-	if same && a.wanted == Leave && !a.pending.program && a.pending.steps == 0 || same && a.wanted == Open {
+	if same && a.wanted == Leave && !a.ahead.program && a.ahead.steps == 0 || same && a.wanted == Open {
 		a.succeeded(ctx, nil, backends.Receipt{})
 		return
 	}
@@ -104,6 +110,11 @@ func (a *Agent) enforce(ctx context.Context, news bool) {
 		a.succeeded(ctx, nil, backends.Receipt{})
 		return
 	}
+	if a.rejected != "" && !a.forced && t.program != nil && confirm.Key(t.program, t.members()) == a.rejected {
+		a.refused(confirm.ErrReverted)
+		a.wait = 0 // time does not help
+		return
+	}
 	c := a.change(t)
 	if a.opts.BeforeApply != nil {
 		if err := a.opts.BeforeApply(ctx, c); err != nil && !a.forced {
@@ -113,7 +124,7 @@ func (a *Agent) enforce(ctx context.Context, news bool) {
 			a.log.Warn("forced", "generation", c.Generation, "although", err)
 		}
 	}
-	r, err := a.apply(ctx, t)
+	r, err := a.apply(ctx, t, a.within(c))
 	if err != nil {
 		a.suspect = a.suspect || !isUnsupported(err)
 		a.failed(err)
@@ -128,8 +139,8 @@ func (a *Agent) enforce(ctx context.Context, news bool) {
 // change describes what is about to happen.
 func (a *Agent) change(t *target) *Change {
 	c := &Change{
-		Generation: a.current(), Host: a.pending.host, Posture: t.posture, Repair: a.suspect && a.enforced != nil,
-		Forced: a.forced, target: t, before: a.enforced,
+		Generation: a.current(), Host: a.ahead.host, Posture: t.posture, Repair: a.suspect && a.enforced != nil,
+		Forced: a.forced, target: t, before: a.enforced, Members: a.membersOnly(t),
 	}
 	for _, id := range slices.SortedFunc(maps.Keys(a.dirty), compareIDs) {
 		if a.held[id] == nil {
@@ -146,10 +157,14 @@ func (a *Agent) current() uint64 {
 }
 
 // apply has the Backend do it, in the cheapest way that there is.
-func (a *Agent) apply(ctx context.Context, t *target) (backends.Receipt, error) {
-	b := a.opts.Backend
+func (a *Agent) apply(ctx context.Context, t *target, within time.Duration) (backends.Receipt, error) {
+	b, g := a.opts.Backend, a.opts.Guard
 	if t.posture == Open {
-		return backends.Receipt{}, b.Teardown(ctx)
+		err := b.Teardown(ctx)
+		if err == nil && g != nil {
+			err = g.Forget(ctx)
+		}
+		return backends.Receipt{}, err
 	}
 	if !a.adopted {
 		if x, ok := b.(backends.Adopter); ok {
@@ -162,15 +177,22 @@ func (a *Agent) apply(ctx context.Context, t *target) (backends.Receipt, error) 
 		}
 		a.adopted = true
 	}
-	e := a.enforced
-	if m, ok := b.(backends.MembersApplier); ok && e != nil && e.program == t.program && !a.suspect && a.pending.steps == 1 {
-		if r, err := m.ApplyMembers(ctx, a.pending.members); err == nil {
+	if g != nil {
+		return g.Apply(ctx, t.program, t.members(), within)
+	}
+	if m, ok := b.(backends.MembersApplier); ok && a.membersOnly(t) && a.ahead.steps == 1 {
+		if r, err := m.ApplyMembers(ctx, a.ahead.members); err == nil {
 			return r, nil
 		} else if ctx.Err() != nil {
 			return r, err
 		}
 	}
 	return b.Apply(ctx, t.program, t.members())
+}
+
+// membersOnly reports whether nothing but members of sets differs from what is enforced.
+func (a *Agent) membersOnly(t *target) bool {
+	return a.enforced != nil && a.enforced.program == t.program && !a.suspect
 }
 
 func isUnsupported(err error) bool {
@@ -207,7 +229,7 @@ func (a *Agent) blame(ctx context.Context, err error) {
 					return err
 				}
 			}
-			_, err = a.opts.Backend.Apply(ctx, t.program, t.members())
+			_, err = a.apply(ctx, t, 0)
 			return err
 		})
 	}
@@ -240,7 +262,7 @@ func (a *Agent) notEnforced(err error, blocked bool) {
 }
 
 func (a *Agent) problems(s *Status) {
-	if a.pending.problems && a.engine != nil {
+	if a.ahead.problems && a.engine != nil {
 		s.Problems = a.engine.Problems()
 	}
 }
@@ -262,7 +284,7 @@ func (a *Agent) succeeded(ctx context.Context, c *Change, k backends.Receipt) {
 		r.Objects = c.Objects
 	} else {
 		r.Objects, r.Repair = c.Objects, c.Repair
-		if a.opts.BeforeApply != nil || a.opts.AfterApply != nil { // they may ask for it when the engine has gone on
+		if a.opts.BeforeApply != nil || a.opts.AfterApply != nil || a.opts.BootFile != "" { // they may ask for it when the engine has gone on
 			c.target.members()
 			c.target.snapshot()
 		}
@@ -271,7 +293,8 @@ func (a *Agent) succeeded(ctx context.Context, c *Change, k backends.Receipt) {
 		} else {
 			a.log.Debug("enforced", "generation", g, "fingerprint", k.Fingerprint, "changes", k.Changes, "latency", r.Latency())
 		}
-		a.enforced = c.target
+		a.enforced, a.rejected = c.target, ""
+		a.startPending()
 		if a.checked.IsZero() {
 			a.checked = r.Enforced
 		}
@@ -303,11 +326,12 @@ func (a *Agent) succeeded(ctx context.Context, c *Change, k backends.Receipt) {
 		s.Held = a.heldList()
 		a.problems(s)
 	})
-	a.pending = pending{}
+	a.ahead = ahead{}
 }
 
 // stop leaves what OnStop says.
 func (a *Agent) stop(ctx context.Context) error {
+	a.writeBoot(true)
 	if a.opts.OnStop == Leave {
 		return nil
 	}
@@ -320,7 +344,7 @@ func (a *Agent) stop(ctx context.Context) error {
 		}
 		t, err := a.target()
 		if err == nil {
-			_, err = a.apply(ctx, t)
+			_, err = a.apply(ctx, t, 0)
 		}
 		if err != nil {
 			return fmt.Errorf("stop: the last generation stays in force: %w", err)

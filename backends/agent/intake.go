@@ -25,13 +25,13 @@ type desired struct {
 	good    map[hostendpoint.ID]hostendpoint.Object // as they were enforced last
 	held    map[hostendpoint.ID]error               // those whose newest version is not in the engine
 	dirty   map[hostendpoint.ID]bool                // changed since the last success
-	pending pending
+	ahead   ahead
 
 	heldSince time.Time // when those held back were last looked at
 }
 
-// pending is how the engine is ahead of the kernel.
-type pending struct {
+// ahead is how the engine is ahead of the kernel.
+type ahead struct {
 	host     bool              // the host is another
 	program  bool              // blocks, entries or sets are
 	members  ir.MembersChanges // what came and went in the last step
@@ -105,7 +105,7 @@ func (a *Agent) takeHost(h *hostendpoint.Host) {
 		return
 	}
 	a.host = h
-	a.pending.host = true
+	a.ahead.host = true
 	a.update(func(s *Status) { s.Host, s.HostErr = *h, nil })
 }
 
@@ -129,7 +129,7 @@ func (a *Agent) ready(ctx context.Context) bool {
 		return false
 	}
 	a.engine, a.program = e, nil
-	a.pending.program = true
+	a.ahead.program = true
 	// The good versions first, so that the engine can keep them.
 	if err := a.set(slices.Collect(maps.Keys(a.good)), a.good); err != nil {
 		a.log.Debug("good versions were refused", "error", err)
@@ -171,13 +171,13 @@ func (a *Agent) feed(changes ...engine.Change) error {
 	if err != nil {
 		return err // the next delta will hold what this one would have
 	}
-	a.pending.problems = a.pending.problems || len(d.Raised)+len(d.Solved) > 0
+	a.ahead.problems = a.ahead.problems || len(d.Raised)+len(d.Solved) > 0
 	members := d.Members
 	if d.Delta.Members = nil; !d.Delta.Empty() {
-		a.pending.program, a.program = true, nil
+		a.ahead.program, a.program = true, nil
 	} else if len(members) > 0 {
-		a.pending.members = members
-		a.pending.steps++
+		a.ahead.members = members
+		a.ahead.steps++
 	}
 	return nil
 }

@@ -14,6 +14,7 @@ func (a *Agent) loop(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	last := time.Duration(0) // what the last pass took
+	a.recall()
 	for {
 		timer.Reset(a.due())
 		select {
@@ -77,6 +78,9 @@ func (a *Agent) posture() Posture {
 	return Leave
 }
 
+// leastPause keeps a mistake about what is due from being a loop without end.
+const leastPause = 2 * time.Millisecond
+
 // due returns how long until something has to be done although nothing comes in.
 func (a *Agent) due() time.Duration {
 	next := time.Hour
@@ -87,7 +91,13 @@ func (a *Agent) due() time.Duration {
 	if a.opts.DriftEvery > 0 && a.enforced != nil {
 		at(a.checked.Add(a.opts.DriftEvery))
 	}
-	if a.recheck {
+	if a.pending != nil {
+		at(now().Add(pendingPoll))
+	}
+	if a.bootStale() {
+		at(a.bootTried.Add(bootPause))
+	}
+	if a.recheck && a.enforced != nil {
 		at(a.checked.Add(a.opts.Retry))
 	}
 	if s := a.store.StaleSince; !s.IsZero() && a.synced && a.wanted != a.opts.Stale {
@@ -96,7 +106,7 @@ func (a *Agent) due() time.Duration {
 	if len(a.held) > 0 {
 		at(a.heldSince.Add(a.opts.RetryMax))
 	}
-	return next
+	return max(next, leastPause)
 }
 
 // pass takes in what has come, and has it enforced.
@@ -104,6 +114,7 @@ func (a *Agent) pass(ctx context.Context) {
 	l := a.in.take()
 	a.forced = a.forced || l.force
 	a.recheck = a.recheck || l.drift
+	a.checkPending()
 	changes := a.takeIn(ctx, &l)
 	if p := a.posture(); p != a.wanted {
 		a.log.Warn("other posture", "posture", p.String(), "before", a.wanted.String(), "stale since", a.store.StaleSince)
@@ -119,4 +130,5 @@ func (a *Agent) pass(ctx context.Context) {
 		a.enforce(ctx, changes)
 	}
 	a.checkDrift(ctx)
+	a.writeBoot(false)
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hostpolicy/hostpolicy/backends"
+	"github.com/hostpolicy/hostpolicy/backends/confirm"
 	"github.com/hostpolicy/hostpolicy/backends/store"
 	"github.com/hostpolicy/hostpolicy/hostendpoint"
 	"github.com/hostpolicy/hostpolicy/policy"
@@ -51,6 +52,10 @@ type Options struct {
 	// AlertOnly makes the Agent report drift and not mend it.
 	AlertOnly bool
 
+	// BootFile is where to write what is enforced for early boot: an executable file that has the kernel enforce it before
+	// this process runs (backends.Booter). The Agent takes over from it. Its directory must exist; "" is no file.
+	BootFile string
+
 	// BeforeApply is asked before a change is applied. An error blocks it: the last generation stays in force, Status
 	// shows the error as Blocked, and the question is put again after the next change, a retry time, or Force. It is called
 	// by the goroutine of Run.
@@ -59,6 +64,13 @@ type Options struct {
 	// WaitEnforced returns.
 	AfterApply func(context.Context, *Change, Receipt)
 
+	// Guard, if it is not nil, applies in place of the Backend, which must be the Guard's. Confirm says how long a change
+	// may take to be confirmed, from when the kernel has taken it, before the last confirmed generation comes back; 0, or no
+	// such function, is for ever. A generation that was reverted is not applied again, also not by the next process, before
+	// something changes or Force is called. OfResources is a Confirm for most.
+	Guard   *confirm.Guard
+	Confirm func(*Change) time.Duration
+
 	Logger *slog.Logger // nil is silence
 }
 
@@ -66,6 +78,17 @@ type Options struct {
 // ends; it returns then, or with an error if it cannot go on. An Agent calls it anew after an error.
 type HostSource interface {
 	Follow(ctx context.Context, changed func(hostendpoint.Host)) error
+}
+
+// OfResources is for Options.Confirm: changes of objects that change rules have the given time; changes of the host, and
+// of members of sets, which come by themselves, are for good.
+func OfResources(within time.Duration) func(*Change) time.Duration {
+	return func(c *Change) time.Duration {
+		if len(c.Objects) == 0 || c.Members || c.Repair || c.Posture != Leave {
+			return 0
+		}
+		return within
+	}
 }
 
 // FixedHost is a HostSource of a host that does not change.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/hostpolicy/hostpolicy/backends"
+	"github.com/hostpolicy/hostpolicy/backends/confirm"
 	"github.com/hostpolicy/hostpolicy/backends/store"
 	"github.com/hostpolicy/hostpolicy/hostendpoint"
 	"github.com/hostpolicy/hostpolicy/policy"
@@ -19,7 +20,7 @@ const (
 	Starting  Phase = "starting"  // host or datastore were not yet seen, or not yet enforced
 	Enforcing Phase = "enforcing" // the kernel enforces the newest generation
 	Changing  Phase = "changing"  // a newer generation is on its way
-	Blocked   Phase = "blocked"   // BeforeApply refuses the newest generation; the last one is enforced
+	Blocked   Phase = "blocked"   // BeforeApply refuses the newest generation, or it was reverted; the last one is enforced
 	Failing   Phase = "failing"   // the newest generation could not be applied; the last one is enforced, and it is tried again
 	Stopped   Phase = "stopped"
 )
@@ -41,9 +42,12 @@ type Status struct {
 	Problems []policy.Problem // of the resources, the worst first; see Held, too
 	Held     []Held           // objects whose newest version is kept out, sorted
 
+	Pending *confirm.Pending // what is enforced and waits to be confirmed; nil if nothing does
+
 	Adopted *backends.State // what was found in the kernel at the start; nil if the Backend does not say
 	Drift   Drift
-	Panics  int // how many were caught; each is a defect
+	BootErr error // why BootFile is out of date; nil if it is not, or not for long
+	Panics  int   // how many were caught; each is a defect
 }
 
 // Held is an object whose newest version no dataplane program can hold. The last version that was enforced stays in force.

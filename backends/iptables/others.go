@@ -49,3 +49,6 @@ func (*Backend) Adopt(context.Context, *ir.Program, ir.Members) (backends.State,
 
 // Check returns an error that wraps ErrUnavailable.
 func (*Backend) Check(*ir.Program, ir.Members) error { return unavailable() }
+
+// Boot returns an error that wraps ErrUnavailable.
+func (*Backend) Boot(*ir.Program, ir.Members) ([]byte, error) { return nil, unavailable() }

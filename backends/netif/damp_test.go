@@ -109,7 +109,7 @@ func TestDamperProperties(t *testing.T) {
 				require.Subset(rt, tell[i].Addresses, l.Addresses)
 			}
 		}
-		tell, _ := d.see(slices.Clone(now), time.UnixMilli(at))
+		d.see(slices.Clone(now), time.UnixMilli(at))
 		tell, later := d.see(slices.Clone(now), time.UnixMilli(at+100))
 		require.Equal(rt, format(now), format(tell))
 		require.Zero(rt, later)

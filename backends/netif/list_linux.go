@@ -3,6 +3,7 @@
 package netif
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -10,7 +11,6 @@ import (
 	"strings"
 
 	"github.com/mdlayher/netlink"
-	"github.com/mdlayher/netlink/nlenc"
 	"golang.org/x/sys/unix"
 )
 
@@ -104,8 +104,8 @@ func parseLink(d []byte) (l Link, err error) {
 	if len(d) < unix.SizeofIfInfomsg {
 		return l, errShort
 	}
-	l.Index = int(nlenc.Int32(d[4:8]))
-	flags := nlenc.Uint32(d[8:12])
+	l.Index = int(int32(binary.NativeEndian.Uint32(d[4:8])))
+	flags := binary.NativeEndian.Uint32(d[8:12])
 	l.Up = flags&unix.IFF_UP != 0 && flags&unix.IFF_RUNNING != 0
 	a, err := netlink.NewAttributeDecoder(d[unix.SizeofIfInfomsg:])
 	if err != nil {
@@ -124,7 +124,7 @@ func parseAddr(d []byte) (k onLink, bits int, err error) {
 	if len(d) < unix.SizeofIfAddrmsg {
 		return k, 0, errShort
 	}
-	k.index, bits = int(nlenc.Uint32(d[4:8])), int(d[1])
+	k.index, bits = int(binary.NativeEndian.Uint32(d[4:8])), int(d[1])
 	a, err := netlink.NewAttributeDecoder(d[unix.SizeofIfAddrmsg:])
 	if err != nil {
 		return k, 0, err
