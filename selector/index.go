@@ -25,7 +25,7 @@ type Index struct {
 	labels    map[string]*indexLabel
 	free      map[*indexSelector]struct{} // those that may match any labels
 	round     uint64                      // marks what the current search has seen
-	found     []indexMatch                // scratch space of refresh
+	found     []*indexSelector            // scratch space of refresh
 }
 
 // Change says that an endpoint began or ceased to match a selector.
@@ -39,14 +39,25 @@ type indexSelector struct {
 	name     string
 	selector Selector
 	bounds   restriction
-	matches  []*indexEndpoint // in no order
-	seen     uint64
+	matches  []selectorMatch // in no order
+	seen     uint64          // by candidateSelectors
+	held     uint64          // by refresh: the endpoint matched it before
+	hit      uint64          // by refresh: the endpoint matches it now
 }
 
-// indexMatch is a selector that an endpoint matches.
-type indexMatch struct {
+// A match stands in two lists, that of the selector and that of the endpoint, and each entry knows where the other one
+// is: so it comes and goes without a search.
+
+// selectorMatch is an endpoint that matches a selector.
+type selectorMatch struct {
+	endpoint *indexEndpoint
+	pos      int // in endpoint.matches
+}
+
+// endpointMatch is a selector that an endpoint matches.
+type endpointMatch struct {
 	selector *indexSelector
-	pos      int // of the endpoint in selector.matches
+	pos      int // in selector.matches
 }
 
 type indexEndpoint struct {
@@ -55,9 +66,10 @@ type indexEndpoint struct {
 	parents []*indexParent
 	labels  MapLabels // resolved
 	slots   []endpointSlot
-	matches []indexMatch // sorted by name
-	seen    uint64       // by candidateEndpoints
-	hit     uint64       // by PutSelector: it matches now
+	matches []endpointMatch // in no order
+	seen    uint64          // by candidateEndpoints
+	held    uint64          // by PutSelector: it matched before
+	hit     uint64          // by PutSelector: it matches now
 }
 
 // endpointSlot is where an endpoint stands for one of its labels.
@@ -88,25 +100,28 @@ func (x *Index) PutSelector(name string, s Selector) []Change {
 	x.linkSelector(sel)
 
 	var changes []Change
-	for ep := range x.candidateEndpoints(sel) {
+	candidates := x.candidateEndpoints(sel) // begins a new round
+	before := len(sel.matches)
+	for _, m := range sel.matches {
+		m.endpoint.held = x.round
+	}
+	for ep := range candidates {
 		if !sel.bounds.exact && !s.Matches(ep.labels) {
 			continue
 		}
 		ep.hit = x.round
-		if i, old := ep.find(sel); !old {
-			ep.matches = slices.Insert(ep.matches, i, sel.enter(ep))
+		if ep.held != x.round {
+			sel.enter(ep)
 			changes = append(changes, Change{name, ep.name, true})
 		}
 	}
-	for i := len(sel.matches) - 1; i >= 0; i-- {
-		if ep := sel.matches[i]; ep.hit != x.round {
-			k, _ := ep.find(sel)
-			ep.matches = slices.Delete(ep.matches, k, k+1)
+	for i := before - 1; i >= 0; i-- {
+		if ep := sel.matches[i].endpoint; ep.hit != x.round {
 			sel.leave(i)
 			changes = append(changes, Change{name, ep.name, false})
 		}
 	}
-	return sortChanges(changes)
+	return sortByEndpoint(changes)
 }
 
 // DeleteSelector removes a selector; an unknown name is no error. The changes are sorted by endpoint.
@@ -117,13 +132,12 @@ func (x *Index) DeleteSelector(name string) []Change {
 	}
 	x.unlinkSelector(sel)
 	delete(x.selectors, name)
-	changes := make([]Change, len(sel.matches))
-	for i, ep := range sel.matches {
-		k, _ := ep.find(sel)
-		ep.matches = slices.Delete(ep.matches, k, k+1)
-		changes[i] = Change{name, ep.name, false}
+	changes := make([]Change, 0, len(sel.matches))
+	for i := len(sel.matches) - 1; i >= 0; i-- {
+		changes = append(changes, Change{name, sel.matches[i].endpoint.name, false})
+		sel.leave(i)
 	}
-	return sortChanges(changes)
+	return sortByEndpoint(changes)
 }
 
 // PutEndpoint adds an endpoint with its own labels and the names of its parents, or replaces the one of that name. A
@@ -159,12 +173,13 @@ func (x *Index) DeleteEndpoint(name string) []Change {
 		x.release(p, ep)
 	}
 	x.place(ep, nil)
-	changes := make([]Change, len(ep.matches))
-	for i, m := range ep.matches {
+	changes := make([]Change, 0, len(ep.matches))
+	for i := len(ep.matches) - 1; i >= 0; i-- {
+		m := ep.matches[i]
 		m.selector.leave(m.pos)
-		changes[i] = Change{m.selector.name, name, false}
+		changes = append(changes, Change{m.selector.name, name, false})
 	}
-	return changes
+	return sortBySelector(changes)
 }
 
 // PutParent sets the labels that a parent hands down. They are copied. The changes are sorted by selector and endpoint.
@@ -197,8 +212,8 @@ func (x *Index) Endpoints(selector string) []string {
 		return nil
 	}
 	out := make([]string, len(sel.matches))
-	for i, ep := range sel.matches {
-		out[i] = ep.name
+	for i, m := range sel.matches {
+		out[i] = m.endpoint.name
 	}
 	slices.Sort(out)
 	return out
@@ -214,6 +229,7 @@ func (x *Index) Selectors(endpoint string) []string {
 	for i, m := range ep.matches {
 		out[i] = m.selector.name
 	}
+	slices.Sort(out)
 	return out
 }
 
@@ -278,74 +294,75 @@ func (x *Index) refresh(ep *indexEndpoint, changes []Change) []Change {
 	x.place(ep, labels)
 
 	now := x.found[:0]
-	for sel := range x.candidateSelectors(ep) {
+	for sel := range x.candidateSelectors(ep) { // begins a new round
 		if sel.bounds.exact || sel.selector.Matches(labels) {
-			now = append(now, indexMatch{selector: sel})
+			sel.hit = x.round
+			now = append(now, sel)
 		}
 	}
 	x.found = now
-	slices.SortFunc(now, compareNames)
-
-	old := ep.matches
-	changes = slices.Grow(changes, max(len(now)-len(old), 0))
 	before := len(changes)
-	for i, j := 0, 0; i < len(old) || j < len(now); {
-		c := 0
-		switch {
-		case i == len(old):
-			c = 1
-		case j == len(now):
-			c = -1
-		default:
-			c = compareNames(old[i], now[j])
+	for i := len(ep.matches) - 1; i >= 0; i-- {
+		m := ep.matches[i]
+		if m.selector.hit == x.round {
+			m.selector.held = x.round
+			continue
 		}
-		switch {
-		case c < 0:
-			old[i].selector.leave(old[i].pos)
-			changes = append(changes, Change{old[i].selector.name, ep.name, false})
-			i++
-		case c > 0:
-			now[j] = now[j].selector.enter(ep)
-			changes = append(changes, Change{now[j].selector.name, ep.name, true})
-			j++
-		default:
-			now[j] = old[i]
-			i++
-			j++
-		}
+		m.selector.leave(m.pos)
+		changes = append(changes, Change{m.selector.name, ep.name, false})
 	}
-	if len(changes) > before {
-		ep.matches = append(old[:0], now...)
+	changes = slices.Grow(changes, max(len(now)-len(ep.matches), 0))
+	for _, sel := range now {
+		if sel.held != x.round {
+			sel.enter(ep)
+			changes = append(changes, Change{sel.name, ep.name, true})
+		}
 	}
 	clear(now) // not to keep what is deleted
+	sortBySelector(changes[before:])
 	return changes
 }
 
 // enter adds ep to the endpoints that match sel.
-func (sel *indexSelector) enter(ep *indexEndpoint) indexMatch {
-	sel.matches = append(sel.matches, ep)
-	return indexMatch{sel, len(sel.matches) - 1}
+func (sel *indexSelector) enter(ep *indexEndpoint) {
+	sel.matches = append(sel.matches, selectorMatch{ep, len(ep.matches)})
+	ep.matches = append(ep.matches, endpointMatch{sel, len(sel.matches) - 1})
 }
 
-// leave removes the endpoint at pos. The last one takes its place.
+// leave removes the match at pos of both lists. In either, the last one takes its place.
 func (sel *indexSelector) leave(pos int) {
+	gone := sel.matches[pos]
+	ep := gone.endpoint
 	last := len(sel.matches) - 1
 	if pos != last {
-		ep := sel.matches[last]
-		sel.matches[pos] = ep
-		k, _ := ep.find(sel)
-		ep.matches[k].pos = pos
+		m := sel.matches[last]
+		sel.matches[pos] = m
+		m.endpoint.matches[m.pos].pos = pos
 	}
-	sel.matches[last] = nil
+	sel.matches[last] = selectorMatch{}
 	sel.matches = sel.matches[:last]
+
+	last = len(ep.matches) - 1
+	if gone.pos != last {
+		m := ep.matches[last]
+		ep.matches[gone.pos] = m
+		m.selector.matches[m.pos].pos = gone.pos
+	}
+	ep.matches[last] = endpointMatch{}
+	ep.matches = ep.matches[:last]
 }
 
-// find returns where sel is, or belongs, among what ep matches.
-func (ep *indexEndpoint) find(sel *indexSelector) (int, bool) {
-	return slices.BinarySearchFunc(ep.matches, indexMatch{selector: sel}, compareNames)
+// sortByEndpoint sorts changes of one selector.
+func sortByEndpoint(c []Change) []Change {
+	slices.SortFunc(c, func(a, b Change) int { return strings.Compare(a.Endpoint, b.Endpoint) })
+	return c
 }
 
-func compareNames(a, b indexMatch) int { return strings.Compare(a.selector.name, b.selector.name) }
+// sortBySelector sorts changes of one endpoint.
+func sortBySelector(c []Change) []Change {
+	slices.SortFunc(c, func(a, b Change) int { return strings.Compare(a.Selector, b.Selector) })
+	return c
+}
 
 func sortChanges(c []Change) []Change {
 	slices.SortFunc(c, func(a, b Change) int {

@@ -39,8 +39,10 @@ func (s Selector) ID() string {
 // MakeID returns prefix, a colon, and the SHA-224 of "prefix:content" in unpadded URL-safe base64: how Calico makes all
 // identifiers of this kind. Ref: libcalico-go/lib/hash/unique_id.go.
 func MakeID(prefix, content string) string {
-	sum := sha256.Sum224([]byte(prefix + ":" + content))
-	return prefix + ":" + base64.RawURLEncoding.EncodeToString(sum[:])
+	var room [256]byte
+	text := append(append(append(room[:0], prefix...), ':'), content...)
+	sum := sha256.Sum224(text)
+	return string(base64.RawURLEncoding.AppendEncode(text[:len(prefix)+1], sum[:]))
 }
 
 // Normalise returns the canonical text of a selector, or the text without the white space (as Unicode has it) around it

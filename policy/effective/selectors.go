@@ -27,7 +27,7 @@ const (
 // left. Negative terms hold for endpoints without namespace, host endpoints among them; global() has no meaning here.
 // Ref: updateprocessors/globalnetworkpolicyprocessor.go.
 func GlobalNetworkPolicy(p *hostendpoint.GlobalNetworkPolicy) (selector.Selector, error) {
-	s, err := optional("spec.selector", p.Spec.Selector)
+	s, err := optional("spec", ".selector", p.Spec.Selector)
 	if err != nil {
 		return selector.Selector{}, err
 	}
@@ -59,7 +59,7 @@ func GlobalNetworkPolicy(p *hostendpoint.GlobalNetworkPolicy) (selector.Selector
 //
 // Calico: all() keeps its meaning here. Ref: updateprocessors/networkpolicyprocessor.go.
 func NetworkPolicy(p *hostendpoint.NetworkPolicy) (selector.Selector, error) {
-	s, err := optional("spec.selector", p.Spec.Selector)
+	s, err := optional("spec", ".selector", p.Spec.Selector)
 	if err != nil {
 		return selector.Selector{}, err
 	}
@@ -102,17 +102,19 @@ func Rule(namespace string, r *hostendpoint.Rule) (src, dst Side, err error) {
 }
 
 func side(path, namespace string, e *hostendpoint.EntityRule) (Side, error) {
-	own, err := optional(path+".selector", e.Selector)
+	own, err := optional(path, ".selector", e.Selector)
 	if err != nil {
 		return Side{}, err
 	}
-	neg, err := optional(path+".notSelector", e.NotSelector)
+	neg, err := optional(path, ".notSelector", e.NotSelector)
 	if err != nil {
 		return Side{}, err
 	}
-	sa, err := serviceAccounts(path+".serviceAccounts", e.ServiceAccounts)
-	if err != nil {
-		return Side{}, err
+	var sa *selector.Selector
+	if e.ServiceAccounts != nil {
+		if sa, err = serviceAccounts(path+".serviceAccounts", e.ServiceAccounts); err != nil {
+			return Side{}, err
+		}
 	}
 	pos := own
 	if sa != nil {
@@ -155,9 +157,6 @@ func namespaces(path, text string) (selector.Selector, error) {
 
 // serviceAccounts returns nil if m asks for nothing.
 func serviceAccounts(path string, m *hostendpoint.ServiceAccountMatch) (*selector.Selector, error) {
-	if m == nil {
-		return nil, nil
-	}
 	var labels, names *selector.Selector
 	if m.Selector != "" {
 		s, err := prefixed(path+".selector", m.Selector, prefixServiceAccount)
@@ -205,14 +204,14 @@ func prefixed(path, text, prefix string) (selector.Selector, error) {
 	return s.Reparse(), nil
 }
 
-// optional reads text; nil if it is empty.
-func optional(path, text string) (*selector.Selector, error) {
+// optional reads the text of a field of path; nil if it is empty.
+func optional(path, field, text string) (*selector.Selector, error) {
 	if text == "" {
 		return nil, nil
 	}
 	s, err := selector.Parse(text)
 	if err != nil {
-		return nil, invalid(path, text, err)
+		return nil, invalid(path+field, text, err)
 	}
 	return &s, nil
 }

@@ -122,13 +122,9 @@ func sideSets(s Side, e *hostendpoint.EntityRule, proto inet.Protocol) SideSets 
 		both := selector.And(*pos, selector.Not(*neg))
 		pos, neg = &both, nil
 	}
-	owner := selector.All()
-	if pos != nil {
-		owner = *pos
-	}
 	var numeric bool
-	out.NamedPorts, numeric = namedPorts(owner, proto, e.Ports)
-	out.NotNamedPorts, _ = namedPorts(owner, proto, e.NotPorts)
+	out.NamedPorts, numeric = namedPorts(pos, proto, e.Ports)
+	out.NotNamedPorts, _ = namedPorts(pos, proto, e.NotPorts)
 	if pos != nil && (len(out.NamedPorts) == 0 || numeric) {
 		out.Sets = append(out.Sets, SelectorSet(*pos))
 	}
@@ -138,12 +134,17 @@ func sideSets(s Side, e *hostendpoint.EntityRule, proto inet.Protocol) SideSets 
 	return out
 }
 
-// namedPorts returns the sets of the named ports and whether there are numeric ones, too.
-func namedPorts(owner selector.Selector, proto inet.Protocol, ports []hostendpoint.Port) (sets []SetSpec, numeric bool) {
+// namedPorts returns the sets of the named ports of the endpoints that a selector selects, or of all if it is nil, and
+// whether there are numeric ones, too.
+func namedPorts(selected *selector.Selector, proto inet.Protocol, ports []hostendpoint.Port) (sets []SetSpec, numeric bool) {
 	for _, p := range ports {
 		if p.Name == "" {
 			numeric = true
 			continue
+		}
+		owner := selector.All()
+		if selected != nil {
+			owner = *selected
 		}
 		s := NamedPortSet(owner, proto, p.Name)
 		if !slices.ContainsFunc(sets, func(o SetSpec) bool { return o.ID == s.ID }) {
