@@ -3,7 +3,6 @@
 package etcd_test
 
 import (
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -28,25 +27,13 @@ import (
 	"github.com/hostpolicy/hostpolicy/hostendpoint"
 )
 
-// debian is the server of the package etcd-server, version 3.4; the other one has the version of our client.
-const debian = "/usr/bin/etcd"
-
-func servers(t *testing.T) map[string]string {
-	require.FileExists(t, debian, "install the package etcd-server")
-	return map[string]string{"3.4": debian, "3.7": storetest.Build(t, "etcdserver")}
+func servers(t testing.TB) map[string]string {
+	return map[string]string{"3.4": storetest.DebianEtcd, "3.7": storetest.Build(t, "etcdserver")}
 }
 
-// server starts etcd and returns its client URL. TLS files may be given as further flags.
-func server(t *testing.T, path, scheme string, flags ...string) (*storetest.Server, string) {
-	t.Helper()
-	client, peer := scheme+"://"+storetest.FreeAddr(t), "http://"+storetest.FreeAddr(t)
-	s := storetest.Start(t, path, append([]string{"--name", "test", "--data-dir", filepath.Join(t.TempDir(), "data"),
-		"--listen-client-urls", client, "--advertise-client-urls", client,
-		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "test=" + peer}, flags...)...)
-	return s, client
-}
+func TestServerCompiles(t *testing.T) { storetest.Build(t, "etcdserver") }
 
-func raw(t *testing.T, cfg clientv3.Config) *clientv3.Client {
+func raw(t testing.TB, cfg clientv3.Config) *clientv3.Client {
 	t.Helper()
 	cfg.Logger, cfg.DialTimeout = zap.NewNop(), 5*time.Second
 	c, err := clientv3.New(cfg)
@@ -55,25 +42,14 @@ func raw(t *testing.T, cfg clientv3.Config) *clientv3.Client {
 	return c
 }
 
-// ready waits until the server serves.
-func ready(t *testing.T, c *clientv3.Client) {
-	t.Helper()
-	require.Eventually(t, func() bool {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		_, err := c.Get(ctx, "x")
-		return err == nil
-	}, 30*time.Second, 20*time.Millisecond)
-}
-
 func TestEtcd(t *testing.T) {
 	for name, path := range servers(t) {
 		t.Run(name, func(t *testing.T) {
-			s, url := server(t, path, "http")
+			s, url := storetest.StartEtcd(t, []string{path}, "http")
+			storetest.EtcdReady(t, url)
 			proxy := storetest.NewProxy(t, strings.TrimPrefix(url, "http://"))
 			c := raw(t, clientv3.Config{Endpoints: []string{url}})
-			ready(t, c)
-			open := func(t *testing.T, url string) store.Driver {
+			open := func(t testing.TB, url string) store.Driver {
 				d, err := etcd.Open(etcd.Config{Endpoints: []string{url}, Timeout: 2 * time.Second, Probe: 300 * time.Millisecond})
 				require.NoError(t, err)
 				t.Cleanup(func() { _ = d.Close() })
@@ -83,21 +59,16 @@ func TestEtcd(t *testing.T) {
 				_, err := c.Delete(t.Context(), "/calico/", clientv3.WithPrefix())
 				require.NoError(t, err)
 				return &storetest.Instance{
-					Open:    func(t *testing.T) store.Driver { return open(t, "http://"+proxy.Addr) },
-					Behind:  func(t *testing.T) store.Driver { return open(t, url) },
-					Cut:     func(*testing.T) func() { return proxy.Cut() },
-					Restart: func(t *testing.T) { s.Restart(); ready(t, c) },
-					Compact: func(t *testing.T) {
-						resp, err := c.Get(t.Context(), "x")
-						require.NoError(t, err)
-						_, err = c.Compact(t.Context(), resp.Header.Revision)
-						require.NoError(t, err)
-					},
-					Corrupt: func(t *testing.T, name string) {
+					Open:    func(t testing.TB) store.Driver { return open(t, "http://"+proxy.Addr) },
+					Behind:  func(t testing.TB) store.Driver { return open(t, url) },
+					Cut:     func(testing.TB) func() { return proxy.Cut() },
+					Restart: func(t testing.TB) { s.Restart(); storetest.EtcdReady(t, url) },
+					Compact: func(t testing.TB) { storetest.EtcdCompact(t, url) },
+					Corrupt: func(t testing.TB, name string) {
 						_, err := c.Put(t.Context(), etcd.Key(hostendpoint.ID{Kind: "HostEndpoint", Name: name}), `{"spec":{"node":5}}`)
 						require.NoError(t, err)
 					},
-					Fill: func(t *testing.T, objects []hostendpoint.Object) {
+					Fill: func(t testing.TB, objects []hostendpoint.Object) {
 						for len(objects) > 0 {
 							var ops []clientv3.Op
 							for _, o := range objects[:min(100, len(objects))] {
@@ -118,9 +89,9 @@ func TestEtcd(t *testing.T) {
 
 // What Calico has beside our kinds, and keys that are none, are left alone.
 func TestOtherKeysAreIgnored(t *testing.T) {
-	_, url := server(t, debian, "http")
+	_, url := storetest.StartEtcd(t, []string{storetest.DebianEtcd}, "http")
+	storetest.EtcdReady(t, url)
 	c := raw(t, clientv3.Config{Endpoints: []string{url}})
-	ready(t, c)
 	for _, k := range []string{"ippools/x", "hostendpoints/a/b", "hostendpoints/"} {
 		_, err := c.Put(t.Context(), "/calico/resources/v3/projectcalico.org/"+k, "{}")
 		require.NoError(t, err)
@@ -138,7 +109,7 @@ func TestSecurity(t *testing.T) {
 	dir := t.TempDir()
 	certificates(t, dir)
 	file := func(name string) string { return filepath.Join(dir, name) }
-	_, url := server(t, debian, "https", "--cert-file", file("server.pem"), "--key-file", file("server.key"), "--trusted-ca-file", file("ca.pem"), "--client-cert-auth")
+	_, url := storetest.StartEtcd(t, []string{storetest.DebianEtcd}, "https", "--cert-file", file("server.pem"), "--key-file", file("server.key"), "--trusted-ca-file", file("ca.pem"), "--client-cert-auth")
 	cfg := etcd.Config{Endpoints: []string{url}, CAFile: file("ca.pem"), CertFile: file("client.pem"), KeyFile: file("client.key"), Timeout: 5 * time.Second}
 	heps := func(cfg etcd.Config) store.Client[*hostendpoint.HostEndpoint] {
 		d, err := etcd.Open(cfg)

@@ -26,7 +26,7 @@ import (
 
 var quick = file.Options{Settle: 30 * time.Millisecond, Resync: time.Second}
 
-func open(t *testing.T, dir string) *file.Driver {
+func open(t testing.TB, dir string) *file.Driver {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	d, err := file.Open(ctx, dir, quick)
@@ -43,25 +43,25 @@ func TestFile(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "policies")
 		require.NoError(t, os.Mkdir(dir, 0o755))
 		return &storetest.Instance{
-			Open:   func(t *testing.T) store.Driver { return open(t, dir) },
-			Behind: func(t *testing.T) store.Driver { return open(t, dir+".away") },
-			Fill: func(t *testing.T, objects []hostendpoint.Object) {
+			Open:   func(t testing.TB) store.Driver { return open(t, dir) },
+			Behind: func(t testing.TB) store.Driver { return open(t, dir+".away") },
+			Fill: func(t testing.TB, objects []hostendpoint.Object) {
 				data, err := manifest.Marshal(objects...)
 				require.NoError(t, err)
 				require.NoError(t, os.WriteFile(filepath.Join(dir, "all.yaml"), data, 0o644))
 			},
-			Cut: func(t *testing.T) func() {
+			Cut: func(t testing.TB) func() {
 				require.NoError(t, os.Rename(dir, dir+".away"))
 				return func() { _ = os.Rename(dir+".away", dir) }
 			},
-			Corrupt: func(t *testing.T, name string) {
+			Corrupt: func(t testing.TB, name string) {
 				write(t, dir, "hostendpoint."+name+".yaml", "kind: [")
 			},
 		}
 	})
 }
 
-func write(t *testing.T, dir, name, text string) {
+func write(t testing.TB, dir, name, text string) {
 	t.Helper()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644))
 }

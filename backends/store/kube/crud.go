@@ -11,6 +11,9 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/hostpolicy/hostpolicy/backends/store"
 	"github.com/hostpolicy/hostpolicy/backends/store/internal/stored"
@@ -39,6 +42,23 @@ func (d *Driver) path(kind, namespace string) string {
 		p += "/namespaces/" + url.PathEscape(namespace)
 	}
 	return p + "/" + stored.Plural(kind)
+}
+
+// Accepts returns an error for an object that the datastore refuses whatever it has: a kind that can only be read, or a
+// name that Kubernetes does not allow. Errors: ErrUnsupported, ErrRefused.
+func (d *Driver) Accepts(o hostendpoint.Object) error {
+	id := o.ID()
+	if err := readOnly(id.Kind); err != nil {
+		return err
+	}
+	name := id.Name
+	if !d.cfg.Native {
+		name = id.Stored().Name
+	}
+	if why := validation.IsDNS1123Subdomain(name); len(why) > 0 {
+		return fmt.Errorf("%w: the name %q: %s", store.ErrRefused, name, strings.Join(why, "; "))
+	}
+	return nil
 }
 
 // readOnly refuses writes of what Kubernetes makes itself.

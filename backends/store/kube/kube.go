@@ -30,7 +30,7 @@ import (
 
 // Config says how to reach the API server. The zero value is for a program in a pod.
 type Config struct {
-	REST       *rest.Config // takes precedence; not changed
+	REST       *rest.Config // takes precedence; not changed. See Kubectl
 	Kubeconfig string       // path of a file; "" for that of the pod
 
 	// Native selects projectcalico.org/v3 instead of crd.projectcalico.org/v1.
@@ -93,6 +93,17 @@ func Open(cfg Config) (*Driver, error) {
 		return nil, fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 	}
 	return &Driver{cfg: cfg, client: client, dialer: dialer}, nil
+}
+
+// Kubectl returns how kubectl would reach the API server: by the files of the environment variable KUBECONFIG, or the one
+// in the home directory, or from inside a pod. Context is one of those in the files; "" is the current one.
+func Kubectl(context string) (*rest.Config, error) {
+	rc, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(clientcmd.NewDefaultClientConfigLoadingRules(),
+		&clientcmd.ConfigOverrides{CurrentContext: context}).ClientConfig()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", store.ErrUnavailable, err)
+	}
+	return rc, nil
 }
 
 // failure classifies an error of the client, by codes.

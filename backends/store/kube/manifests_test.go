@@ -3,8 +3,6 @@
 package kube_test
 
 import (
-	"bytes"
-	"encoding/json"
 	"flag"
 	"os"
 	"reflect"
@@ -89,7 +87,7 @@ func crds(t *testing.T, group, version string) []byte {
 		}
 		data, err := yaml.Marshal(m{
 			"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-			"metadata": m{"name": stored.Plural(k.kind) + "." + group},
+			"metadata": m{"name": stored.Plural(k.kind) + "." + group, "labels": m{"app.kubernetes.io/managed-by": "hostpolicy"}},
 			"spec": m{"group": group, "names": names, "scope": scope, "versions": []m{{
 				"name": version, "served": true, "storage": true,
 				"schema": m{"openAPIV3Schema": m{"type": "object", "properties": m{
@@ -118,17 +116,4 @@ func TestCRDs(t *testing.T) {
 		}
 		require.Equal(t, string(want), string(c.got), "go test -run TestCRDs -update")
 	}
-}
-
-// documents returns the objects of a manifest as JSON.
-func documents(t *testing.T, manifest []byte) []json.RawMessage {
-	var out []json.RawMessage
-	for _, doc := range bytes.Split(manifest, []byte("\n---\n")) {
-		data, err := yaml.YAMLToJSON(doc)
-		require.NoError(t, err)
-		if string(data) != "null" {
-			out = append(out, data)
-		}
-	}
-	return out
 }

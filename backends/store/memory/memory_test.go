@@ -18,10 +18,10 @@ func TestMemory(t *testing.T) {
 		d := memory.NewDriver(memory.Options{})
 		b := storetest.NewBreaker(d)
 		return &storetest.Instance{
-			Open:    func(*testing.T) store.Driver { return b },
-			Behind:  func(*testing.T) store.Driver { return d },
-			Cut:     func(*testing.T) func() { return b.Cut() },
-			Compact: func(*testing.T) { d.Compact() },
+			Open:    func(testing.TB) store.Driver { return b },
+			Behind:  func(testing.TB) store.Driver { return d },
+			Cut:     func(testing.TB) func() { return b.Cut() },
+			Compact: func(testing.TB) { d.Compact() },
 		}
 	})
 }
@@ -30,7 +30,7 @@ func TestMemory(t *testing.T) {
 func TestMemoryWithoutHistory(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) *storetest.Instance {
 		d := memory.NewDriver(memory.Options{History: 40})
-		return &storetest.Instance{Open: func(*testing.T) store.Driver { return d }, Many: 1000}
+		return &storetest.Instance{Open: func(testing.TB) store.Driver { return d }, Many: 1000}
 	})
 }
 

@@ -4,10 +4,7 @@ package storetest
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"net"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
@@ -15,42 +12,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Build compiles the program of a module of its own, and returns its path. The binary is kept in the user's cache under a
-// name made of the module's sources, since some test servers take many minutes to compile.
-func Build(t *testing.T, module string) string {
-	t.Helper()
-	dir, err := filepath.Abs(module)
-	require.NoError(t, err)
-	sum := sha256.New()
-	for _, name := range []string{"go.mod", "go.sum", "main.go"} {
-		data, err := os.ReadFile(filepath.Join(dir, name))
-		require.NoError(t, err)
-		sum.Write(data)
-	}
-	cache, err := os.UserCacheDir()
-	require.NoError(t, err)
-	cache = filepath.Join(cache, "hostpolicy-test")
-	require.NoError(t, os.MkdirAll(cache, 0o755))
-	out := filepath.Join(cache, filepath.Base(dir)+"-"+hex.EncodeToString(sum.Sum(nil)[:8]))
-	if _, err := os.Stat(out); err == nil {
-		return out
-	}
-	temp, err := os.MkdirTemp(cache, "build")
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = os.RemoveAll(temp) })
-	cmd := exec.Command("go", "build", "-o", filepath.Join(temp, "out"), ".")
-	cmd.Dir = dir
-	// Outside of the workspace, whose other modules it must not be tied to; GOFLAGS must not say -trimpath.
-	cmd.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=-mod=readonly -buildvcs=false", "CGO_ENABLED=0")
-	text, err := cmd.CombinedOutput()
-	require.NoError(t, err, "%s", text)
-	require.NoError(t, os.Rename(filepath.Join(temp, "out"), out))
-	return out
-}
-
 // Server is a process under test.
 type Server struct {
-	t    *testing.T
+	t    testing.TB
 	path string
 	args []string
 	cmd  *exec.Cmd
@@ -58,7 +22,7 @@ type Server struct {
 }
 
 // Start starts a server; t kills it, and shows what it said if the test has failed.
-func Start(t *testing.T, path string, args ...string) *Server {
+func Start(t testing.TB, path string, args ...string) *Server {
 	t.Helper()
 	s := &Server{t: t, path: path, args: args, out: &bytes.Buffer{}}
 	s.start()
@@ -91,7 +55,7 @@ func (s *Server) Restart() {
 }
 
 // FreeAddr returns an address of this host on which nothing listens.
-func FreeAddr(t *testing.T) string {
+func FreeAddr(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)

@@ -22,20 +22,20 @@ import (
 // Instance is one empty datastore under test. What is nil does not exist for it, and is not tested.
 type Instance struct {
 	// Open returns another client of the same datastore; t ends it.
-	Open func(t *testing.T) store.Driver
+	Open func(t testing.TB) store.Driver
 	// Fill creates many objects fast, past the rules; nil to create them one by one.
-	Fill func(t *testing.T, objects []hostendpoint.Object)
+	Fill func(t testing.TB, objects []hostendpoint.Object)
 	// Compact makes the datastore forget its history.
-	Compact func(t *testing.T)
+	Compact func(t testing.TB)
 	// Cut takes the datastore away from its clients without closing their connections; the function that it returns
 	// brings it back.
-	Cut func(t *testing.T) (heal func())
+	Cut func(t testing.TB) (heal func())
 	// Behind returns a client that Cut does not affect.
-	Behind func(t *testing.T) store.Driver
+	Behind func(t testing.TB) store.Driver
 	// Restart kills the server, SIGKILL if it is a process, and starts it again.
-	Restart func(t *testing.T)
+	Restart func(t testing.TB)
 	// Corrupt writes an entry for a HostEndpoint that cannot be read; nil name the driver's choice.
-	Corrupt func(t *testing.T, name string)
+	Corrupt func(t testing.TB, name string)
 	// Patience is how long a watch may take to notice what happens to the server; 0 means 10 s.
 	Patience time.Duration
 	// Many is the number of objects of the large test; 0 means 10,000.
@@ -85,7 +85,7 @@ func Run(t *testing.T, fresh func(t *testing.T) *Instance) {
 			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 			t.Cleanup(cancel)
 			if cut := in.Cut; cut != nil {
-				in.Cut = func(t *testing.T) func() {
+				in.Cut = func(t testing.TB) func() {
 					heal := cut(t)
 					t.Cleanup(heal) // a test that fails must not leave it to the next
 					return heal
