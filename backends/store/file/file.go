@@ -3,8 +3,9 @@
 // Package file is a datastore in a directory of YAML and JSON files, which people and programs edit while it is read.
 //
 // Every file *.yaml, *.yml or *.json of the directory, but not of folders in it, nor hidden ones, holds any number of
-// documents (package manifest). A file that cannot be read keeps the objects it had, and is a Problem with file and line.
-// Of two files that define one object, the first by name counts; the other is a Problem.
+// documents (package manifest). A file that cannot be read, or that was emptied and not removed, keeps the objects it had,
+// and is a Problem with file and line. Of two files that define one object, the first by name counts; the other is a
+// Problem.
 //
 // Versions are made of content: a resourceVersion is the same after a restart, and for all processes that use the
 // directory. Reads show the directory as it was a moment ago; writes look at it first. What a file does not say is added: the UID is made of the name, the creation time is that of the file.

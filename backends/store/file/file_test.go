@@ -84,7 +84,7 @@ func follow(t *testing.T, d store.Driver) *follower {
 
 func (f *follower) until(ok func() bool) {
 	f.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	for !ok() {
 		e, err := f.w.Next(ctx)
@@ -124,6 +124,22 @@ func TestBrokenFileKeepsItsLastGoodVersion(t *testing.T) {
 	write(t, dir, "web.yaml", fmt.Sprintf(one, "a", "3"))
 	f.until(func() bool { return len(f.status.Problems) == 0 && len(f.state) == 1 })
 	require.Equal(t, map[string]string{"a": "3"}, f.state)
+}
+
+// A writer that empties a file before it writes can be slow, or killed.
+func TestEmptiedFileKeepsItsObjects(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "web.yaml", fmt.Sprintf(one, "a", "1"))
+	f := follow(t, open(t, dir))
+	f.until(func() bool { return f.status.Synced })
+	write(t, dir, "web.yaml", "")
+	f.until(func() bool { return len(f.status.Problems) == 1 })
+	require.Equal(t, map[string]string{"a": "1"}, f.state)
+	require.ErrorContains(t, f.status.Problems[0].Err, filepath.Join(dir, "web.yaml"))
+	write(t, dir, "web.yaml", fmt.Sprintf(one, "a", "2"))
+	f.until(func() bool { return len(f.status.Problems) == 0 && f.state["a"] == "2" })
+	write(t, dir, "web.yaml", "# nothing any more\n")
+	f.until(func() bool { return len(f.state) == 0 })
 }
 
 func TestEditsArriveHoweverTheyAreMade(t *testing.T) {

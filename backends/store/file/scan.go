@@ -102,7 +102,12 @@ func (d *Driver) read(name, path string, info os.FileInfo, age time.Duration) bo
 		f.sum = [sha256.Size]byte{}
 	}
 	var r hostendpoint.Resources
-	if err == nil {
+	switch {
+	case err != nil:
+	case len(data) == 0 && len(f.objects) > 0:
+		// Whoever writes in place has emptied it first, and may take its time, or have been killed.
+		err = fmt.Errorf("%s: it is empty and had %d objects: remove it if they shall go", path, len(f.objects))
+	default:
 		r, err = manifest.Parse(manifest.Source{Name: path, Data: data})
 	}
 	if err != nil {
