@@ -13,8 +13,8 @@ import (
 	"github.com/hostpolicy/hostpolicy/hostendpoint"
 )
 
-// Snapshot is everything that a datastore has, as of one moment. Its objects are shared with others: treat them as
-// immutable.
+// Snapshot is everything that a datastore has, as of one moment; with a driver that has no common revision of all kinds
+// (Traits.Joint), each kind as of a moment of its own. Its objects are shared with others: treat them as immutable.
 type Snapshot struct {
 	Resources hostendpoint.Resources // sorted by kind, namespace and stored name
 	Status    Status
@@ -24,6 +24,9 @@ type Snapshot struct {
 type SnapshotOptions struct {
 	Quiet time.Duration // a snapshot waits until so long nothing changed; 0 means 50 ms
 	Limit time.Duration // but at most so long after the first change; 0 means 1 s
+	// Told is called with each new status before it is part of a snapshot, and at once, so that a program can say that it
+	// waits for a datastore which it has never reached; nil for none. It must not block.
+	Told func(Status)
 }
 
 // Snapshots returns the states of s, as they follow each other, until ctx ends: the first when all kinds have been read,
@@ -53,13 +56,19 @@ func Snapshots(ctx context.Context, s Store, o SnapshotOptions) iter.Seq2[Snapsh
 		all := map[hostendpoint.ID]hostendpoint.Object{}
 		var status Status
 		ready := false // everything was read once
+		take := func(e Event[hostendpoint.Object]) {
+			take(all, &status, &ready, e)
+			if o.Told != nil && (e.Type == Synced || e.Type == Stale) {
+				o.Told(e.Status)
+			}
+		}
 		for {
 			e, err := w.Next(ctx)
 			if err != nil {
 				return
 			}
-			take(all, &status, &ready, e)
-			if !gather(ctx, w, o, func(e Event[hostendpoint.Object]) { take(all, &status, &ready, e) }) {
+			take(e)
+			if !gather(ctx, w, o, take) {
 				return
 			}
 			if ready && !yield(Snapshot{Resources: resources(all), Status: status}, nil) {

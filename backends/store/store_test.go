@@ -161,6 +161,26 @@ func TestWatchWithoutPermission(t *testing.T) {
 	require.NoError(t, e.Status.Err)
 }
 
+// A program that waits for its first snapshot learns why there is none.
+func TestSnapshotsTellWhyTheyWait(t *testing.T) {
+	d := &refusing{Driver: memory.NewDriver(memory.Options{})}
+	d.err.Store(&store.Error{Op: "list", Err: store.ErrForbidden, Reason: "no"})
+	s := store.New(d, store.Options{Retry: time.Millisecond, RetryMax: 5 * time.Millisecond})
+	var told []error
+	o := store.SnapshotOptions{Quiet: time.Millisecond, Told: func(s store.Status) {
+		told = append(told, s.Err)
+		d.err.Store(nil)
+	}}
+	for snap, err := range store.Snapshots(t.Context(), s, o) {
+		require.NoError(t, err)
+		require.True(t, snap.Status.Synced)
+		break
+	}
+	require.Len(t, told, 2)
+	require.ErrorIs(t, told[0], store.ErrForbidden)
+	require.NoError(t, told[1])
+}
+
 type refusing struct {
 	store.Driver
 	err atomic.Pointer[store.Error]
