@@ -20,6 +20,9 @@ import (
 
 // Options of Run. The zero value makes the endpoint of Calico 3.29 for every node.
 type Options struct {
+	// Nodes is where the nodes are, if not in the store of the endpoints: the API of Kubernetes, or a memory store with the
+	// nodes that a program gives. nil means the same store.
+	Nodes store.Store
 	// Disabled deletes all endpoints that carry the label, and makes none.
 	Disabled bool
 	// Templates, if not nil, are those of later releases of Calico. See hostendpoint.AutoHostEndpoints.
@@ -66,8 +69,11 @@ func Run(ctx context.Context, s store.Store, o Options) error {
 			return err
 		}
 	}
+	if o.Nodes == nil {
+		o.Nodes = s
+	}
 	ctx, cancel := context.WithCancel(ctx)
-	nodes, err := store.For[*hostendpoint.Node](s).Watch(ctx, store.WatchOptions{})
+	nodes, err := store.For[*hostendpoint.Node](o.Nodes).Watch(ctx, store.WatchOptions{})
 	if err != nil {
 		cancel()
 		return err

@@ -84,7 +84,7 @@ func (w *world) until(name string, ok func(h *hostendpoint.HostEndpoint) bool) {
 			h = nil
 		}
 		return ok(h)
-	}, 5*time.Second, 5*time.Millisecond, "%+v", w.last())
+	}, 30*time.Second, 5*time.Millisecond, "%+v", w.last())
 }
 
 func (w *world) last() autohep.Report {
@@ -146,7 +146,7 @@ func TestUsersObjectsAreLeftAlone(t *testing.T) {
 	require.NoError(t, err)
 	w := start(t, d, autohep.Options{})
 	w.node("n1", "10.0.0.1")
-	require.Eventually(t, func() bool { return len(w.last().Problems) == 1 }, 5*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return len(w.last().Problems) == 1 }, 30*time.Second, 5*time.Millisecond)
 	require.ErrorAs(t, w.last().Problems[0], new(*autohep.Foreign))
 	require.ErrorContains(t, w.last().Problems[0], "HostEndpoint(n1-auto-hep)")
 	_, err = w.store.Delete(t.Context(), hostendpoint.ID{Kind: hostendpoint.KindNode, Name: "n1"}, store.DeleteOptions{})
@@ -163,7 +163,7 @@ func TestABadNodeKeepsItsEndpoint(t *testing.T) {
 	w.node("n1", "10.0.0.1")
 	w.until("n1-auto-hep", exists)
 	w.node("n1", "10.0.0.1/32") // Calico does not validate it either, and exits
-	require.Eventually(t, func() bool { return len(w.last().Problems) == 1 }, 5*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return len(w.last().Problems) == 1 }, 30*time.Second, 5*time.Millisecond)
 	require.ErrorAs(t, w.last().Problems[0], new(*field.Errors))
 	w.until("n1-auto-hep", func(h *hostendpoint.HostEndpoint) bool { return h != nil && h.Spec.ExpectedIPs[0] == "10.0.0.1" })
 }
@@ -180,6 +180,22 @@ func TestDisabledRemovesItsOwn(t *testing.T) {
 	w = start(t, d, autohep.Options{Disabled: true})
 	w.until("n1-auto-hep", gone)
 	w.until("mine", exists)
+}
+
+// Nodes can come from elsewhere: the store of the endpoints has none.
+func TestNodesFromElsewhere(t *testing.T) {
+	nodes := memory.New()
+	_, err := nodes.Create(t.Context(), &hostendpoint.Node{Metadata: hostendpoint.ObjectMeta{Name: "n1"}})
+	require.NoError(t, err)
+	w := start(t, memory.NewDriver(memory.Options{}), autohep.Options{Nodes: nodes})
+	w.node("n2") // not looked at
+	w.until("n1-auto-hep", exists)
+	_, err = nodes.Delete(t.Context(), hostendpoint.ID{Kind: hostendpoint.KindNode, Name: "n1"}, store.DeleteOptions{})
+	require.NoError(t, err)
+	w.until("n1-auto-hep", gone)
+	l, err := w.heps.List(t.Context(), store.ListOptions{})
+	require.NoError(t, err)
+	require.Empty(t, l.Items)
 }
 
 func TestTemplates(t *testing.T) {
