@@ -66,7 +66,11 @@ func (s *rules) tierExists(ctx context.Context, o hostendpoint.Object) error {
 	}
 	id := hostendpoint.ID{Kind: hostendpoint.KindTier, Name: tier}
 	if _, err := s.driver.Get(ctx, id); err != nil && !errors.Is(err, ErrCorrupt) {
-		return classify("create", id, err)
+		err = classify("create", id, err)
+		if e, ok := errors.AsType[*Error](err); ok && e.Err == ErrNotFound {
+			e.Reason = "it is the tier of " + o.ID().String()
+		}
+		return err
 	}
 	return nil
 }

@@ -198,6 +198,9 @@ func classify(op string, id hostendpoint.ID, err error) error {
 	}
 	for _, kind := range [...]error{ErrNotFound, ErrAlreadyExists, ErrConflict, ErrUnauthorized, ErrForbidden, ErrExpired,
 		ErrUnsupported, ErrCorrupt, ErrRefused, ErrUnavailable, ErrStopped} {
+		if err == kind {
+			return &Error{Op: op, ID: id, Err: kind}
+		}
 		if errors.Is(err, kind) {
 			return &Error{Op: op, ID: id, Err: kind, Cause: err, Reason: strings.TrimPrefix(err.Error(), kind.Error()+": ")}
 		}
