@@ -24,15 +24,25 @@ func TestMain(m *testing.M) {
 
 // The scripts run the program as a user would, and say what it prints and how it exits.
 func TestScripts(t *testing.T) {
-	testscript.Run(t, testscript.Params{
-		Dir: "testdata/script",
+	testscript.Run(t, params("testdata/script", func(e *testscript.Env) {
+		dir, err := os.Getwd()
+		if err != nil {
+			e.T().Fatal(err)
+		}
+		e.Setenv("DEMO", filepath.Join(dir, "demo.txtar"))
+		e.Setenv("SHOP", filepath.Join(dir, "testdata", "shop"))
+		e.Setenv("CASES", filepath.Join(dir, "testdata", "cases"))
+	}))
+}
+
+// params are those of all scripts.
+func params(dir string, setup func(*testscript.Env)) testscript.Params {
+	return testscript.Params{
+		Dir: dir,
 		Setup: func(e *testscript.Env) error {
-			dir, err := os.Getwd()
-			e.Setenv("DEMO", filepath.Join(dir, "demo.txtar"))
-			e.Setenv("SHOP", filepath.Join(dir, "testdata", "shop"))
-			e.Setenv("CASES", filepath.Join(dir, "testdata", "cases"))
 			e.Setenv("NO_COLOR", "1")
-			return err
+			setup(e)
+			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			// exits CODE PROGRAM ARG... runs a program that must exit with CODE.
@@ -59,7 +69,7 @@ func TestScripts(t *testing.T) {
 				ts.Check(unpack(f, ts.MkAbs(".")))
 			},
 		},
-	})
+	}
 }
 
 func itoa(n int) string { return strconv.Itoa(n) }

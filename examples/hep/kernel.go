@@ -95,7 +95,7 @@ type target struct {
 func (t *target) flags(cmd *cobra.Command) {
 	t.renderFlags.flags(cmd)
 	cmd.Flags().StringVar(&t.netns, "netns", "", "network namespace: a path, or a name of `ip netns`; default: this one")
-	cmd.Flags().DurationVar(&t.timeout, "timeout", time.Minute, "how long to wait for the kernel")
+	cmd.Flags().DurationVar(&t.timeout, "timeout", time.Minute, "how long to wait for the kernel, or the datastore")
 }
 
 // open connects to the kernel. The function releases what it took.
@@ -133,11 +133,26 @@ func (t *target) open(ctx context.Context, c policy.Config) (context.Context, da
 func applyCommand(out *output, stdin *os.File) *cobra.Command {
 	in := &input{stdin: stdin}
 	var t target
+	w := &writer{documents: documents{stdin: stdin}}
 	cmd := &cobra.Command{
-		Use:   "apply -f FILE",
-		Short: "Enforce documents in the kernel, all or nothing",
-		Args:  cobra.NoArgs,
+		Use:   "apply -f FILE [--datastore DATASTORE]",
+		Short: "Enforce documents in the kernel, all or nothing; with --datastore, write them to a datastore instead",
+		Long: `apply enforces documents in the kernel of this host, in one step. With --datastore the kernel is left alone: resources
+are created in the datastore, or made what the documents say if they exist.
+` + datastoreHelp,
+		Args:        cobra.NoArgs,
+		Annotations: names,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if w.wanted(cmd) {
+				if err := w.alone(cmd); err != nil {
+					return err
+				}
+				w.files, w.timeout = in.files, t.timeout
+				return w.run(cmd.Context(), out, apply)
+			}
+			if out.format == "name" {
+				return errors.New("-o name is for --datastore")
+			}
 			s, prog, members, err := compiled(out, in)
 			if err != nil {
 				return err
@@ -162,6 +177,7 @@ func applyCommand(out *output, stdin *os.File) *cobra.Command {
 	}
 	in.flags(cmd)
 	t.flags(cmd)
+	w.applyFlags(cmd)
 	return cmd
 }
 

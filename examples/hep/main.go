@@ -67,7 +67,8 @@ func command(out *output, in *os.File) *cobra.Command {
 		Use:   "hep",
 		Short: "Host endpoint policy: check it, ask it, enforce it",
 		Long: `hep reads Calico HostEndpoint, Profile, Tier, policy and network set documents (projectcalico.org/v3) and
-says what a host does with packets, which rule decides, and why. On Linux it enforces the same in the kernel.
+says what a host does with packets, which rule decides, and why. On Linux it enforces the same in the kernel. It reads and
+writes them in Calico's datastores too: a directory, etcd, or the Kubernetes API server.
 
 Exit codes: 0 yes; 1 no (a verdict differs, a document is invalid, the kernel has drifted); 2 no answer.`,
 		SilenceUsage:  true,
@@ -78,12 +79,15 @@ Exit codes: 0 yes; 1 no (a verdict differs, a document is invalid, the kernel ha
 	}
 	root.SetOut(out.out)
 	root.SetErr(out.err)
-	root.PersistentFlags().VarP(&out.format, "output", "o", "how to print: table, json or yaml")
+	root.PersistentFlags().VarP(&out.format, "output", "o", "how to print: table, json or yaml; resources of a datastore also name or wide")
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return out.checkFormat(cmd) }
 	root.AddCommand(
 		checkCommand(out, in), explainCommand(out, in), renderCommand(out, in),
 		applyCommand(out, in), statusCommand(out, in), teardownCommand(out, in),
 		tryCommand(out, in), demoCommand(out), selectorCommand(out, in),
 		testCommand(out, in),
+		createCommand(out, in), replaceCommand(out, in), deleteCommand(out, in), getCommand(out, in), watchCommand(out, in),
+		migrateCommand(out), crdsCommand(out),
 	)
 	return root
 }

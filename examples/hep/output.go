@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
+	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
 	"golang.org/x/term"
 )
@@ -27,18 +29,40 @@ func newOutput(out, err *os.File) *output {
 	return &output{out: out, err: err, format: "table", color: !plain && os.Getenv("TERM") != "dumb" && term.IsTerminal(int(out.Fd()))}
 }
 
-// format is the value of --output.
+// format is the value of --output. All commands know table, json and yaml; those that know more say so in an annotation.
 type format string
+
+// The annotations of commands on resources.
+const outputAnnotation = "output"
+
+var (
+	names        = map[string]string{outputAnnotation: "name"}
+	namesAndWide = map[string]string{outputAnnotation: "name wide"}
+)
+
+// checkFormat refuses a format that the command does not know.
+func (o *output) checkFormat(cmd *cobra.Command) error {
+	switch f := string(o.format); f {
+	case "table", "json", "yaml":
+		return nil
+	default:
+		more := strings.Fields(cmd.Annotations[outputAnnotation])
+		if slices.Contains(more, f) {
+			return nil
+		}
+		return fmt.Errorf("-o %s: %s knows %s", f, cmd.CommandPath(), strings.Join(append([]string{"table", "json", "yaml"}, more...), ", "))
+	}
+}
 
 func (f *format) String() string { return string(*f) }
 func (f *format) Type() string   { return "format" }
 func (f *format) Set(s string) error {
 	switch s {
-	case "table", "json", "yaml":
+	case "table", "json", "yaml", "name", "wide":
 		*f = format(s)
 		return nil
 	}
-	return fmt.Errorf("want table, json or yaml")
+	return fmt.Errorf("want table, json or yaml; for resources of a datastore also name or wide")
 }
 
 // style is an SGR code of ECMA-48.
@@ -79,33 +103,63 @@ func verdictCell(v string) cell {
 
 // table prints aligned columns. The last column is not padded.
 func (o *output) table(header []string, rows [][]cell) {
-	widths := make([]int, len(header))
-	for i, h := range header {
-		widths[i] = utf8.RuneCountInString(h)
+	t := o.streamTable(header)
+	for _, r := range rows {
+		t.fit(r)
 	}
 	for _, r := range rows {
-		for i, c := range r {
-			widths[i] = max(widths[i], utf8.RuneCountInString(c.text))
+		t.row(r)
+	}
+	if len(rows) == 0 {
+		t.head()
+	}
+}
+
+// streamTable is a table whose rows are printed as they come: columns grow with what they have seen.
+type streamTable struct {
+	out    *output
+	header []cell
+	widths []int
+	begun  bool
+}
+
+func (o *output) streamTable(header []string) *streamTable {
+	t := &streamTable{out: o, widths: make([]int, len(header))}
+	for _, h := range header {
+		t.header = append(t.header, cell{h, bold})
+	}
+	t.fit(t.header)
+	return t
+}
+
+func (t *streamTable) fit(r []cell) {
+	for i, c := range r {
+		t.widths[i] = max(t.widths[i], utf8.RuneCountInString(c.text))
+	}
+}
+
+func (t *streamTable) head() {
+	if !t.begun {
+		t.begun = true
+		t.line(t.header)
+	}
+}
+
+func (t *streamTable) row(r []cell) {
+	t.fit(r)
+	t.head()
+	t.line(r)
+}
+
+func (t *streamTable) line(r []cell) {
+	var b strings.Builder
+	for i, c := range r {
+		b.WriteString(t.out.paint(c.style, c.text))
+		if i < len(r)-1 {
+			b.WriteString(strings.Repeat(" ", t.widths[i]-utf8.RuneCountInString(c.text)+2))
 		}
 	}
-	line := func(r []cell) {
-		var b strings.Builder
-		for i, c := range r {
-			b.WriteString(o.paint(c.style, c.text))
-			if i < len(r)-1 {
-				b.WriteString(strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c.text)+2))
-			}
-		}
-		fmt.Fprintln(o.out, strings.TrimRight(b.String(), " "))
-	}
-	head := make([]cell, len(header))
-	for i, h := range header {
-		head[i] = cell{h, bold}
-	}
-	line(head)
-	for _, r := range rows {
-		line(r)
-	}
+	fmt.Fprintln(t.out.out, strings.TrimRight(b.String(), " "))
 }
 
 // value prints v as one JSON document on one line, or as one YAML document.
