@@ -3,6 +3,7 @@
 package etcd_test
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -13,6 +14,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -42,6 +44,47 @@ func raw(t testing.TB, cfg clientv3.Config) *clientv3.Client {
 	return c
 }
 
+func connect(_ context.Context, url string) (store.Driver, error) {
+	return etcd.Open(etcd.Config{Endpoints: []string{url}, Timeout: 2 * time.Second, Probe: 300 * time.Millisecond})
+}
+
+func open(t testing.TB, url string) store.Driver {
+	d, err := connect(t.Context(), url)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = d.(*etcd.Driver).Close() })
+	return d
+}
+
+// fill writes objects past the rules, in large transactions.
+func fill(t testing.TB, c *clientv3.Client, objects []hostendpoint.Object) {
+	for part := range slices.Chunk(objects, 100) {
+		var ops []clientv3.Op
+		for _, o := range part {
+			data, err := store.Encode(o)
+			require.NoError(t, err)
+			ops = append(ops, clientv3.OpPut(etcd.Key(o.ID()), string(data)))
+		}
+		_, err := c.Txn(t.Context()).Then(ops...).Commit()
+		require.NoError(t, err)
+	}
+}
+
+func TestMain(m *testing.M) { storetest.Main(m, connect) }
+
+func BenchmarkEtcd(b *testing.B) {
+	for name, path := range servers(b) {
+		b.Run("server="+name, func(b *testing.B) {
+			_, url := storetest.StartEtcd(b, []string{path}, "http")
+			storetest.EtcdReady(b, url)
+			c := raw(b, clientv3.Config{Endpoints: []string{url}})
+			storetest.Benchmark(b, &storetest.Instance{
+				Open: func(t testing.TB) store.Driver { return open(t, url) },
+				Fill: func(t testing.TB, objects []hostendpoint.Object) { fill(t, c, objects) },
+			})
+		})
+	}
+}
+
 func TestEtcd(t *testing.T) {
 	for name, path := range servers(t) {
 		t.Run(name, func(t *testing.T) {
@@ -49,12 +92,6 @@ func TestEtcd(t *testing.T) {
 			storetest.EtcdReady(t, url)
 			proxy := storetest.NewProxy(t, strings.TrimPrefix(url, "http://"))
 			c := raw(t, clientv3.Config{Endpoints: []string{url}})
-			open := func(t testing.TB, url string) store.Driver {
-				d, err := etcd.Open(etcd.Config{Endpoints: []string{url}, Timeout: 2 * time.Second, Probe: 300 * time.Millisecond})
-				require.NoError(t, err)
-				t.Cleanup(func() { _ = d.Close() })
-				return d
-			}
 			storetest.Run(t, func(t *testing.T) *storetest.Instance {
 				_, err := c.Delete(t.Context(), "/calico/", clientv3.WithPrefix())
 				require.NoError(t, err)
@@ -68,19 +105,8 @@ func TestEtcd(t *testing.T) {
 						_, err := c.Put(t.Context(), etcd.Key(hostendpoint.ID{Kind: "HostEndpoint", Name: name}), `{"spec":{"node":5}}`)
 						require.NoError(t, err)
 					},
-					Fill: func(t testing.TB, objects []hostendpoint.Object) {
-						for len(objects) > 0 {
-							var ops []clientv3.Op
-							for _, o := range objects[:min(100, len(objects))] {
-								data, err := store.Encode(o)
-								require.NoError(t, err)
-								ops = append(ops, clientv3.OpPut(etcd.Key(o.ID()), string(data)))
-							}
-							_, err := c.Txn(t.Context()).Then(ops...).Commit()
-							require.NoError(t, err)
-							objects = objects[len(ops):]
-						}
-					},
+					Fill:  func(t testing.TB, objects []hostendpoint.Object) { fill(t, c, objects) },
+					Place: url,
 				}
 			})
 		})

@@ -3,12 +3,9 @@
 package file_test
 
 import (
-	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -38,12 +35,17 @@ func open(t testing.TB, dir string) *file.Driver {
 	return d
 }
 
+func TestMain(m *testing.M) {
+	storetest.Main(m, func(ctx context.Context, dir string) (store.Driver, error) { return file.Open(ctx, dir, quick) })
+}
+
 func TestFile(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) *storetest.Instance {
 		dir := filepath.Join(t.TempDir(), "policies")
 		require.NoError(t, os.Mkdir(dir, 0o755))
 		return &storetest.Instance{
 			Open:   func(t testing.TB) store.Driver { return open(t, dir) },
+			Place:  dir,
 			Behind: func(t testing.TB) store.Driver { return open(t, dir+".away") },
 			Fill: func(t testing.TB, objects []hostendpoint.Object) {
 				data, err := manifest.Marshal(objects...)
@@ -58,6 +60,18 @@ func TestFile(t *testing.T) {
 				write(t, dir, "hostendpoint."+name+".yaml", "kind: [")
 			},
 		}
+	})
+}
+
+func BenchmarkFile(b *testing.B) {
+	dir := b.TempDir()
+	storetest.Benchmark(b, &storetest.Instance{
+		Open: func(t testing.TB) store.Driver { return open(t, dir) },
+		Fill: func(t testing.TB, objects []hostendpoint.Object) {
+			data, err := manifest.Marshal(objects...)
+			require.NoError(t, err)
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "all.yaml"), data, 0o644))
+		},
 	})
 }
 
@@ -248,71 +262,6 @@ func TestOpenNeedsADirectory(t *testing.T) {
 	_, err := file.Open(t.Context(), filepath.Join(t.TempDir(), "none"), file.Options{})
 	require.ErrorIs(t, err, store.ErrUnavailable)
 	require.ErrorIs(t, err, os.ErrNotExist)
-}
-
-// A process that is killed loses no write that it has acknowledged, and leaves no file torn.
-func TestKill(t *testing.T) {
-	if dir := os.Getenv("HOSTPOLICY_TEST_WRITER"); dir != "" {
-		writeForever(dir)
-	}
-	dir := t.TempDir()
-	acked := map[string]string{}
-	for round := range 6 {
-		cmd := exec.Command(os.Args[0], "-test.run=^TestKill$")
-		cmd.Env = append(os.Environ(), "HOSTPOLICY_TEST_WRITER="+dir)
-		out, err := cmd.StdoutPipe()
-		require.NoError(t, err)
-		require.NoError(t, cmd.Start())
-		lines := bufio.NewScanner(out)
-		for n := 0; lines.Scan(); n++ {
-			if name, v, ok := strings.Cut(lines.Text(), " "); ok {
-				acked[name] = v
-			}
-			if n == 20+7*round {
-				require.NoError(t, cmd.Process.Kill())
-			}
-		}
-		require.Error(t, cmd.Wait(), "it was killed")
-		l, err := store.For[*hostendpoint.HostEndpoint](store.New(open(t, dir), store.Options{})).List(t.Context(), store.ListOptions{})
-		require.NoError(t, err)
-		require.Empty(t, l.Problems)
-		got := map[string]string{}
-		for _, h := range l.Items {
-			got[h.Metadata.Name] = h.Metadata.Labels["v"]
-		}
-		for name, v := range acked {
-			require.Contains(t, got, name)
-			require.GreaterOrEqual(t, got[name], v)
-			acked[name] = got[name]
-		}
-	}
-	require.NotEmpty(t, acked)
-}
-
-// writeForever creates and updates objects, and says what is done.
-func writeForever(dir string) {
-	ctx := context.Background()
-	d, err := file.Open(ctx, dir, file.Options{})
-	if err != nil {
-		panic(err)
-	}
-	heps := store.For[*hostendpoint.HostEndpoint](store.New(d, store.Options{}))
-	for i := 0; ; i++ {
-		name, v := fmt.Sprintf("h%d", i%5), fmt.Sprintf("%020d", time.Now().UnixNano())
-		h, err := heps.Get(ctx, "", name)
-		switch {
-		case errors.Is(err, store.ErrNotFound):
-			_, err = heps.Create(ctx, &hostendpoint.HostEndpoint{Metadata: hostendpoint.ObjectMeta{Name: name, Labels: map[string]string{"v": v}},
-				Spec: hostendpoint.HostEndpointSpec{Node: "n", InterfaceName: "*"}})
-		case err == nil:
-			h.Metadata.Labels["v"] = v
-			_, err = heps.Update(ctx, h)
-		}
-		if err != nil {
-			panic(err)
-		}
-		fmt.Println(name, v)
-	}
 }
 
 func Example() {

@@ -31,12 +31,8 @@ func install(t *testing.T, c *storetest.Cluster) {
 
 	// What differs is put right, but not as a trial; what is another's is left alone.
 	const tiers, reader = crdPath + "/tiers.projectcalico.org", "/apis/rbac.authorization.k8s.io/v1/clusterroles/hostpolicy-reader"
-	patch := func(path, body string) {
-		code, data := c.Do(http.MethodPatch, path, "application/merge-patch+json", body)
-		require.Equal(t, http.StatusOK, code, "%s", data)
-	}
-	patch(reader, `{"rules":[]}`)
-	patch(tiers, `{"metadata":{"labels":null},"spec":{"names":{"shortNames":["mine"]}}}`)
+	patch(t, c, reader, `{"rules":[]}`)
+	patch(t, c, tiers, `{"metadata":{"labels":null},"spec":{"names":{"shortNames":["mine"]}}}`)
 	trial := all
 	trial.DryRun = true
 	want := map[kube.Action]int{kube.Unchanged: len(kinds), kube.Kept: 1, kube.Updated: 1}

@@ -5,8 +5,10 @@ package kube_test
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -28,7 +30,7 @@ func config(addr, token string) *rest.Config {
 func TestServerCompiles(t *testing.T) { storetest.Build(t, "apiserver") }
 
 // define installs what the tests need.
-func define(t *testing.T, c *storetest.Cluster) {
+func define(t testing.TB, c *storetest.Cluster) {
 	t.Helper()
 	for _, native := range []bool{false, true} {
 		done, err := kube.Install(t.Context(), kube.Config{REST: config(c.Addr, "admin")}, kube.InstallOptions{Native: native, Roles: true})
@@ -59,60 +61,122 @@ func wipe(t *testing.T, c *storetest.Cluster, native bool) {
 	}
 }
 
+// connect opens the server at a place: an address, and whether the native resources are meant.
+func connect(_ context.Context, place string) (store.Driver, error) {
+	addr, native, _ := strings.Cut(place, " ")
+	return kube.Open(kube.Config{REST: config(addr, "admin"), Native: native == "native", Timeout: 5 * time.Second, Probe: 500 * time.Millisecond})
+}
+
+func place(addr string, native bool) string {
+	if native {
+		return addr + " native"
+	}
+	return addr
+}
+
+func open(t testing.TB, place string) store.Driver {
+	d, err := connect(t.Context(), place)
+	require.NoError(t, err)
+	return d
+}
+
+// fill creates objects past the rules.
+func fill(t testing.TB, d store.Driver, objects []hostendpoint.Object) {
+	var wg sync.WaitGroup
+	for part := range slices.Chunk(objects, len(objects)/24+1) {
+		wg.Go(func() {
+			for _, o := range part {
+				if _, err := d.Create(t.Context(), o); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestMain(m *testing.M) { storetest.Main(m, connect) }
+
+// Lists and watches come from etcd with one form, and from the cache of the API server, as they do by default, with the
+// other.
 func TestKube(t *testing.T) {
-	c := storetest.StartCluster(t, storetest.Build(t, "apiserver"), "--watch-cache=false")
-	define(t, c)
-	proxy := storetest.NewProxy(t, c.Addr)
+	program := storetest.Build(t, "apiserver")
 	for _, native := range []bool{false, true} {
 		t.Run(fmt.Sprintf("native=%v", native), func(t *testing.T) {
-			open := func(t testing.TB, addr string) store.Driver {
-				d, err := kube.Open(kube.Config{REST: config(addr, "admin"), Native: native, Timeout: 5 * time.Second, Probe: 500 * time.Millisecond})
-				require.NoError(t, err)
-				return d
-			}
+			c := storetest.StartCluster(t, program, fmt.Sprintf("--watch-cache=%v", native))
+			define(t, c)
+			proxy := storetest.NewProxy(t, c.Addr)
+			server := c.API
 			storetest.Run(t, func(t *testing.T) *storetest.Instance {
 				wipe(t, c, native)
 				in := &storetest.Instance{
-					Open:     func(t testing.TB) store.Driver { return open(t, proxy.Addr) },
-					Behind:   func(t testing.TB) store.Driver { return open(t, c.Addr) },
+					Open:     func(t testing.TB) store.Driver { return open(t, place(proxy.Addr, native)) },
+					Behind:   func(t testing.TB) store.Driver { return open(t, place(c.Addr, native)) },
+					Place:    place(c.Addr, native),
 					Cut:      func(testing.TB) func() { return proxy.Cut() },
-					Restart:  func(testing.TB) { c.API.Restart(); c.Ready() },
-					Compact:  func(t testing.TB) { storetest.EtcdCompact(t, c.EtcdURL) },
 					ReadOnly: []string{hostendpoint.KindProfile, hostendpoint.KindNode},
 					Patience: 20 * time.Second,
-					Fill: func(t testing.TB, objects []hostendpoint.Object) {
-						d := open(t, c.Addr)
-						var wg sync.WaitGroup
-						for part := range slices.Chunk(objects, len(objects)/24+1) {
-							wg.Go(func() {
-								for _, o := range part {
-									if _, err := d.Create(t.Context(), o); err != nil {
-										t.Error(err)
-										return
-									}
-								}
-							})
+					Fill:     func(t testing.TB, objects []hostendpoint.Object) { fill(t, open(t, place(c.Addr, native)), objects) },
+					// Its own server and its datastore are killed in turns.
+					Restart: func(testing.TB) {
+						server.Restart()
+						c.Ready()
+						if server = c.API; rand.N(2) == 0 {
+							server = c.Etcd
 						}
-						wg.Wait()
+					},
+					PutNode: func(t testing.TB, name, ip string) {
+						c.Apply(nodePath, `{"kind":"Node","apiVersion":"v1","metadata":{"name":"`+name+`"}}`)
+						patch(t, c, nodePath+"/"+name+"/status", `{"status":{"addresses":[{"type":"InternalIP","address":"`+ip+`"}]}}`)
+					},
+					DeleteNode: func(t testing.TB, name string) {
+						code, data := c.Do(http.MethodDelete, nodePath+"/"+name, "", "")
+						require.Equal(t, http.StatusOK, code, "%s", data)
 					},
 				}
 				if native {
 					in.Many = 1000 // the large number is tested with the other form
 				} else {
+					in.Compact = func(t testing.TB) { storetest.EtcdCompact(t, c.EtcdURL) }
 					in.Corrupt = func(t testing.TB, name string) {
-						body := `{"metadata":{"annotations":{"projectcalico.org/metadata":"not json"}}}`
-						code, data := c.Do(http.MethodPatch, "/apis/crd.projectcalico.org/v1/hostendpoints/"+name, "application/merge-patch+json", body)
-						require.Equal(t, http.StatusOK, code, "%s", data)
+						patch(t, c, "/apis/crd.projectcalico.org/v1/hostendpoints/"+name, `{"metadata":{"annotations":{"projectcalico.org/metadata":"not json"}}}`)
 					}
 				}
 				return in
 			})
+			if native {
+				t.Run("vectors", func(t *testing.T) { sameOnAServer(t, c) })
+				t.Run("permissions", func(t *testing.T) { permissions(t, c) })
+				t.Run("profiles and nodes", func(t *testing.T) { derived(t, c) })
+				t.Run("manifests for kubectl", func(t *testing.T) { manifestsForKubectl(t, c) })
+				t.Run("installing", func(t *testing.T) { install(t, c) })
+			}
 		})
 	}
-	t.Run("installing", func(t *testing.T) { install(t, c) })
-	t.Run("manifests for kubectl", func(t *testing.T) { manifestsForKubectl(t, c) })
-	t.Run("permissions", func(t *testing.T) { permissions(t, c) })
-	t.Run("profiles and nodes", func(t *testing.T) { derived(t, c) })
+}
+
+const nodePath = "/api/v1/nodes"
+
+func patch(t testing.TB, c *storetest.Cluster, path, body string) {
+	t.Helper()
+	code, data := c.Do(http.MethodPatch, path, "application/merge-patch+json", body)
+	require.Equal(t, http.StatusOK, code, "%s", data)
+}
+
+func BenchmarkKube(b *testing.B) {
+	program := storetest.Build(b, "apiserver")
+	for _, native := range []bool{false, true} {
+		b.Run(fmt.Sprintf("native=%v", native), func(b *testing.B) {
+			c := storetest.StartCluster(b, program)
+			define(b, c)
+			at := place(c.Addr, native)
+			storetest.Benchmark(b, &storetest.Instance{
+				Open: func(t testing.TB) store.Driver { return open(t, at) },
+				Fill: func(t testing.TB, objects []hostendpoint.Object) { fill(t, open(t, at), objects) },
+			})
+		})
+	}
 }
 
 func permissions(t *testing.T, c *storetest.Cluster) {

@@ -27,6 +27,11 @@ func TestMemory(t *testing.T) {
 }
 
 // A history of a few changes makes watches expire all the time.
+func BenchmarkMemory(b *testing.B) {
+	d := memory.NewDriver(memory.Options{})
+	storetest.Benchmark(b, &storetest.Instance{Open: func(testing.TB) store.Driver { return d }})
+}
+
 func TestMemoryWithoutHistory(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) *storetest.Instance {
 		d := memory.NewDriver(memory.Options{History: 40})

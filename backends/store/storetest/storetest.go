@@ -42,6 +42,12 @@ type Instance struct {
 	Many int
 	// ReadOnly lists kinds that the datastore shows and does not let write.
 	ReadOnly []string
+	// PutNode makes a node with an address of type InternalIP, or gives the node that address; nil to do it through the
+	// store. DeleteNode deletes it.
+	PutNode    func(t testing.TB, name, ip string)
+	DeleteNode func(t testing.TB, name string)
+	// Place is what the function given to Main needs to reach the datastore from another process; "" if none can.
+	Place string
 }
 
 // Run runs the suite. New makes a datastore for each test.
@@ -70,8 +76,10 @@ func Run(t *testing.T, fresh func(t *testing.T) *Instance) {
 		{"a watch survives compaction", (*suite).compaction},
 		{"a watch survives a cut", (*suite).cut},
 		{"a watch survives a cut and compaction", (*suite).cutAndCompaction},
-		{"a restart loses nothing", (*suite).restart},
+		{"a killed server loses nothing", (*suite).restart},
+		{"a killed client loses nothing", (*suite).killedClients},
 		{"an unreadable entry is a problem and nothing else", (*suite).corrupt},
+		{"automatic host endpoints follow nodes", (*suite).automatic},
 		{"many objects", (*suite).many},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -108,7 +116,9 @@ type suite struct {
 	store  store.Store
 }
 
-func (s *suite) open(d store.Driver) store.Store {
+func (s *suite) open(d store.Driver) store.Store { return open(d) }
+
+func open(d store.Driver) store.Store {
 	return store.New(d, store.Options{Retry: 20 * time.Millisecond, RetryMax: 500 * time.Millisecond})
 }
 

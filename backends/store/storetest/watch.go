@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -232,63 +231,6 @@ func (s *suite) changeBehind(compact bool) {
 	if compact {
 		s.Compact(s.T)
 	}
-}
-
-func (s *suite) restart() {
-	if s.Restart == nil {
-		return
-	}
-	r := s.watch(hostendpoint.KindHostEndpoint, store.WatchOptions{})
-	r.synced(s.Patience)
-	// Writers go on while the server dies: what was acknowledged must be there.
-	var mu sync.Mutex
-	acked := map[string]bool{}
-	stop := make(chan struct{})
-	var wg sync.WaitGroup
-	for w := range 4 {
-		wg.Go(func() {
-			for i := 0; ; i++ {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				name := fmt.Sprintf("w%d-%d", w, i)
-				ctx, cancel := context.WithTimeout(s.ctx, 2*time.Second)
-				_, err := s.heps().Create(ctx, hep(name))
-				cancel()
-				if err == nil {
-					mu.Lock()
-					acked[name] = true
-					mu.Unlock()
-				} else {
-					time.Sleep(10 * time.Millisecond)
-				}
-			}
-		})
-	}
-	count := func() int { mu.Lock(); defer mu.Unlock(); return len(acked) }
-	require.Eventually(s.T, func() bool { return count() > 20 }, s.Patience, time.Millisecond)
-	for range 2 {
-		before := count()
-		s.Restart(s.T)
-		require.Eventually(s.T, func() bool { return count() > before+20 }, s.Patience+20*time.Second, time.Millisecond, "writes go on after a restart")
-	}
-	close(stop)
-	wg.Wait()
-	l, err := s.heps().List(s.ctx, store.ListOptions{})
-	s.Require(err)
-	require.Empty(s.T, l.Problems)
-	there := map[string]bool{}
-	for _, h := range l.Items {
-		there[h.Metadata.Name] = true
-		require.Equal(s.T, []string{"10.0.0.1", "2001:DB8::1"}, h.Spec.ExpectedIPs, "no object is torn")
-	}
-	for name := range acked {
-		require.True(s.T, there[name], "%s was acknowledged and is lost", name)
-	}
-	s.Patience += 20 * time.Second
-	s.same(r, hostendpoint.KindHostEndpoint)
 }
 
 func (s *suite) corrupt() {
