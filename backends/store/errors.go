@@ -50,7 +50,7 @@ func (e *Error) Error() string {
 	switch {
 	case e.Reason != "":
 		b.WriteString(": " + e.Reason)
-	case e.Cause != nil:
+	case e.Cause != nil && e.Err != ErrAlreadyExists && e.Err != ErrNotFound: // which say it all
 		b.WriteString(": " + e.Cause.Error())
 	}
 	return b.String()

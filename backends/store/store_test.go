@@ -196,7 +196,9 @@ func (r *refusing) List(ctx context.Context, kind string, opts store.ListOptions
 func TestErrorText(t *testing.T) {
 	cause := errors.New("etcd says no")
 	e := &store.Error{Op: "get", ID: hostendpoint.ID{Kind: "NetworkPolicy", Namespace: "ns", Name: "x"}, Err: store.ErrNotFound, Cause: cause}
-	require.Equal(t, "get NetworkPolicy(ns/x): does not exist: etcd says no", e.Error())
+	require.Equal(t, "get NetworkPolicy(ns/x): does not exist", e.Error())
+	e.Err = store.ErrUnavailable
+	require.Equal(t, "get NetworkPolicy(ns/x): datastore not reached: etcd says no", e.Error())
 	require.ErrorIs(t, e, cause)
 	e = &store.Error{Op: "list", ID: hostendpoint.ID{Kind: "Tier"}, Err: store.ErrForbidden, Reason: "why"}
 	require.Equal(t, "list Tier: forbidden: why", e.Error())

@@ -145,11 +145,15 @@ func failure(err error) error {
 	return &store.Error{Err: kind, Cause: err}
 }
 
+// maxRetries is how often a request is sent again that the server has not taken and asks to send again, as long as there
+// is time: it does so when it starts, when a custom resource is new, and when it has too much to do.
+const maxRetries = 20
+
 // do sends a request and reads the answer.
 func (d *Driver) do(ctx context.Context, verb, path string, params map[string]string, body []byte, into any) error {
 	ctx, cancel := context.WithTimeout(ctx, d.cfg.Timeout)
 	defer cancel()
-	r := d.client.Verb(verb).AbsPath(path).MaxRetries(0)
+	r := d.client.Verb(verb).AbsPath(path).MaxRetries(maxRetries)
 	for k, v := range params {
 		r = r.Param(k, v)
 	}
