@@ -242,10 +242,10 @@ func (r *reader) synced(d time.Duration) {
 	r.until(d, "synced", func() bool { return r.last.Synced })
 }
 
-// same waits until the reader has exactly what the store lists.
+// same waits until the reader has exactly what another client lists, which never saw anything before.
 func (s *suite) same(r *reader, kind string) {
 	s.Helper()
-	l, err := s.store.List(s.ctx, kind, store.ListOptions{})
+	l, err := open(s.Open(s.T)).List(s.ctx, kind, store.ListOptions{})
 	s.Require(err)
 	want := map[hostendpoint.ID]string{}
 	for _, o := range l.Items {
