@@ -8,7 +8,10 @@
 // Problem.
 //
 // Versions are made of content: a resourceVersion is the same after a restart, and for all processes that use the
-// directory. Reads show the directory as it was a moment ago; writes look at it first. What a file does not say is added: the UID is made of the name, the creation time is that of the file.
+// directory. What a file does not say is added: the UID is made of the name, the creation time is that of the file.
+//
+// Reads show the directory as it was a moment ago. Writes look first at what other processes of this package have written,
+// at which files there are, and at the file that they change.
 package file
 
 import (
@@ -48,9 +51,13 @@ type Driver struct {
 	log  *mvcc.Log
 	done chan struct{}
 
-	mu    sync.Mutex // held while the directory is read or written
-	files map[string]*file
-	self  os.FileInfo // of the directory
+	mu     sync.Mutex // held while the directory is read or written
+	files  map[string]*file
+	merged map[string][]hostendpoint.ID // by name of a file: the objects of it that the log knows of
+	having map[hostendpoint.ID][]string // the files that define an object, sorted; the first counts
+	self   os.FileInfo                  // of the directory that is watched
+	seen   os.FileInfo                  // of the directory when it was read last
+	writes uint64                       // of all processes, when it was read last
 
 	health struct {
 		sync.Mutex
@@ -76,14 +83,15 @@ func Open(ctx context.Context, dir string, o Options) (*Driver, error) {
 	if o.History <= 0 {
 		o.History = 10_000
 	}
-	d := &Driver{dir: dir, opts: o, log: mvcc.New(o.History), done: make(chan struct{}), files: map[string]*file{}}
+	d := &Driver{dir: dir, opts: o, log: mvcc.New(o.History), done: make(chan struct{}), files: map[string]*file{},
+		merged: map[string][]hostendpoint.ID{}, having: map[hostendpoint.ID][]string{}}
 	d.health.broken = make(chan struct{})
 	w, err := newWatcher(dir)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 	}
 	d.mu.Lock()
-	_, err = d.scan("", true)
+	_, err = d.scan(true)
 	d.mu.Unlock()
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%w: %w", store.ErrUnavailable, err), w.Close())

@@ -63,14 +63,17 @@ func TestFile(t *testing.T) {
 	})
 }
 
+// Each object has a file of its own, as the store makes them.
 func BenchmarkFile(b *testing.B) {
 	dir := b.TempDir()
 	storetest.Benchmark(b, &storetest.Instance{
 		Open: func(t testing.TB) store.Driver { return open(t, dir) },
 		Fill: func(t testing.TB, objects []hostendpoint.Object) {
-			data, err := manifest.Marshal(objects...)
-			require.NoError(t, err)
-			require.NoError(t, os.WriteFile(filepath.Join(dir, "all.yaml"), data, 0o644))
+			for _, o := range objects {
+				data, err := manifest.Marshal(o)
+				require.NoError(t, err)
+				write(t, dir, o.ID().Name+".yaml", string(data))
+			}
 		},
 	})
 }
@@ -206,6 +209,27 @@ func TestOneObjectInTwoFiles(t *testing.T) {
 	require.ErrorContains(t, f.status.Problems[0].Err, filepath.Join(dir, "b.yaml")+":1")
 	require.NoError(t, os.Remove(filepath.Join(dir, "a.yaml")))
 	f.until(func() bool { return f.state["x"] == "b" && len(f.status.Problems) == 0 })
+}
+
+// What another process has written is seen before a write, however fast the two follow each other.
+func TestTwoProcesses(t *testing.T) {
+	dir := t.TempDir()
+	stores := []store.Client[*hostendpoint.HostEndpoint]{}
+	for range 2 {
+		stores = append(stores, store.For[*hostendpoint.HostEndpoint](store.New(open(t, dir), store.Options{})))
+	}
+	for i := range 40 {
+		h := &hostendpoint.HostEndpoint{Metadata: hostendpoint.ObjectMeta{Name: fmt.Sprintf("h%d", i)}, Spec: hostendpoint.HostEndpointSpec{Node: "n", InterfaceName: "*"}}
+		c, err := stores[i%2].Create(t.Context(), h)
+		require.NoError(t, err)
+		_, err = stores[1-i%2].Create(t.Context(), h)
+		require.ErrorIs(t, err, store.ErrAlreadyExists)
+		c.Metadata.Labels = map[string]string{"v": "2"}
+		_, err = stores[1-i%2].Update(t.Context(), c)
+		require.NoError(t, err)
+		_, err = stores[i%2].Update(t.Context(), c)
+		require.ErrorIs(t, err, store.ErrConflict)
+	}
 }
 
 func TestWritesLeaveTheRestOfAFileAlone(t *testing.T) {

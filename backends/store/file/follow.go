@@ -28,7 +28,9 @@ func newWatcher(dir string) (*fsnotify.Watcher, error) {
 func (d *Driver) follow(ctx context.Context, w *fsnotify.Watcher) {
 	defer close(d.done)
 	defer func() { _ = w.Close() }()
-	const gather = 10 * time.Millisecond
+	// Signs are gathered for a moment, which is longer where there is much to look at.
+	const shortest = 10 * time.Millisecond
+	gather := shortest
 	timer := time.NewTimer(d.opts.Resync)
 	defer timer.Stop()
 	armed := time.Now().Add(d.opts.Resync) // when the timer fires
@@ -50,7 +52,9 @@ func (d *Driver) follow(ctx context.Context, w *fsnotify.Watcher) {
 		case <-timer.C:
 		}
 		d.mu.Lock()
-		again, err := d.scan("", false)
+		start := time.Now()
+		again, err := d.scan(false)
+		gather = max(shortest, 5*time.Since(start))
 		moved := err == nil && d.moved()
 		d.mu.Unlock()
 		next := d.opts.Resync

@@ -6,7 +6,9 @@ package file
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
+	"io"
 	"os"
 	"time"
 
@@ -15,7 +17,7 @@ import (
 
 // lock takes the lock of a directory, waiting for it until ctx ends. It belongs to the process that has the file open,
 // so that a killed process gives it back.
-func lock(ctx context.Context, path string) (unlock func(), err error) {
+func lock(ctx context.Context, path string) (*held, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, err
@@ -23,7 +25,7 @@ func lock(ctx context.Context, path string) (unlock func(), err error) {
 	for {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
-			return func() { _ = f.Close() }, nil
+			return &held{f}, nil
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
 			return nil, errors.Join(err, f.Close())
@@ -34,6 +36,25 @@ func lock(ctx context.Context, path string) (unlock func(), err error) {
 		case <-time.After(2 * time.Millisecond):
 		}
 	}
+}
+
+// held is a lock that is held. Its file has the number of writes that were made under it.
+type held struct{ f *os.File }
+
+func (h *held) unlock() { _ = h.f.Close() }
+
+// count returns the number of writes.
+func (h *held) count() (uint64, bool) {
+	var b [8]byte
+	if n, err := h.f.ReadAt(b[:], 0); n != 0 && n != len(b) || err != nil && err != io.EOF {
+		return 0, false
+	}
+	return binary.BigEndian.Uint64(b[:]), true
+}
+
+func (h *held) setCount(n uint64) error {
+	_, err := h.f.WriteAt(binary.BigEndian.AppendUint64(nil, n), 0)
+	return err
 }
 
 // syncDir makes renames and removals in a directory durable.

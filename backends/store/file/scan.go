@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -24,21 +23,32 @@ import (
 type file struct {
 	info    os.FileInfo
 	sum     [sha256.Size]byte
-	recent  bool                  // it was young when it was read: a later change may not show in its time
-	objects []hostendpoint.Object // of its last good version, in its order
-	err     error                 // why the present version is not good; nil if it is
+	recent  bool                                    // it was young when it was read: a later change may not show in its time
+	objects []hostendpoint.Object                   // of its last good version, in its order
+	byID    map[hostendpoint.ID]hostendpoint.Object // the same, by stored identity
+	err     error                                   // why the present version is not good; nil if it is
 }
 
-// scan reads the files that have changed, and only as of now, or for the first time, those that changed a moment ago.
-// It returns how long to wait for those that it left alone. The caller holds mu.
-func (d *Driver) scan(now string, first bool) (again time.Duration, err error) {
+// unchanged reports whether a file is as it was when it was read.
+func (f *file) unchanged(info os.FileInfo) bool {
+	return !f.recent && f.info.ModTime().Equal(info.ModTime()) && f.info.Size() == info.Size() && os.SameFile(f.info, info)
+}
+
+// scan reads the files that have changed; unless all are wanted, not those that changed a moment ago. It returns how long
+// to wait for those that it left alone. The caller holds mu.
+func (d *Driver) scan(all bool) (again time.Duration, err error) {
 	defer func() { d.report(err) }()
+	self, err := os.Stat(d.dir)
+	if err != nil {
+		return 0, err
+	}
 	entries, err := os.ReadDir(d.dir)
 	if err != nil {
 		return 0, err
 	}
-	there := map[string]bool{}
-	changed := false
+	d.seen = nil
+	there := make(map[string]bool, len(entries))
+	var changed []string
 	for _, e := range entries {
 		name := e.Name()
 		if !isManifest(name) {
@@ -50,27 +60,46 @@ func (d *Driver) scan(now string, first bool) (again time.Duration, err error) {
 			continue // gone meanwhile, or a folder
 		}
 		there[name] = true
-		old := d.files[name]
-		if old != nil && !old.recent && old.info.ModTime().Equal(info.ModTime()) && old.info.Size() == info.Size() && os.SameFile(old.info, info) {
+		if old := d.files[name]; old != nil && old.unchanged(info) {
 			continue
 		}
 		age := time.Since(info.ModTime())
-		if !first && name != now && age >= 0 && age < d.opts.Settle {
+		if !all && age >= 0 && age < d.opts.Settle {
 			again = max(again, d.opts.Settle-age+time.Millisecond)
 			continue
 		}
-		changed = d.read(name, path, info, age) || changed
+		if d.read(name, path, info, age) {
+			changed = append(changed, name)
+		}
 	}
 	for name := range d.files {
 		if !there[name] {
 			delete(d.files, name)
-			changed = true
+			changed = append(changed, name)
 		}
 	}
-	if changed || first {
-		d.merge()
+	d.merge(changed)
+	if again == 0 { // nothing was left alone
+		d.seen = self // as it was before it was read: what changes meanwhile shows
 	}
 	return again, nil
+}
+
+// look reads one file, if it has changed. The caller holds mu.
+func (d *Driver) look(name string) {
+	path := filepath.Join(d.dir, name)
+	info, err := os.Stat(path)
+	switch old := d.files[name]; {
+	case err == nil && info.Mode().IsRegular():
+		if old != nil && old.unchanged(info) || !d.read(name, path, info, time.Since(info.ModTime())) {
+			return
+		}
+	case old != nil:
+		delete(d.files, name)
+	default:
+		return
+	}
+	d.merge([]string{name})
 }
 
 func isManifest(name string) bool {
@@ -117,13 +146,14 @@ func (d *Driver) read(name, path string, info os.FileInfo, age time.Duration) bo
 		f.err = err
 		return true
 	}
-	f.err, f.objects = nil, nil
+	f.err, f.objects, f.byID = nil, nil, map[hostendpoint.ID]hostendpoint.Object{}
 	for o := range r.All() {
 		if err := complete(o, info.ModTime()); err != nil {
 			f.err = err
 			return true
 		}
 		f.objects = append(f.objects, o)
+		f.byID[o.ID().Stored()] = o // two of one name in one file are an error of its text
 	}
 	// All goes by kind; a file that is written again shall keep its order.
 	slices.SortStableFunc(f.objects, func(a, b hostendpoint.Object) int { return a.At("").Line - b.At("").Line })
@@ -164,49 +194,75 @@ func nameUID(id hostendpoint.ID) string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[0:4], b[4:6], b[6:8], b[8:10], b[10:16])
 }
 
-// merge makes the log show what the files say.
-func (d *Driver) merge() {
-	names := slices.Sorted(maps.Keys(d.files))
-	want := map[hostendpoint.ID]hostendpoint.Object{}
+// merge makes the log show what files say that have changed; what others say costs nothing.
+func (d *Driver) merge(changed []string) {
+	if len(changed) == 0 {
+		return
+	}
+	slices.Sort(changed)
+	touched := map[hostendpoint.ID][]string{} // by which files an object was or is defined, doubles not left out
 	var order []hostendpoint.ID
-	problems := map[string]store.Problem{}
-	for _, name := range names {
-		f := d.files[name]
-		if f.err != nil {
-			problems[name] = store.Problem{Key: name, Err: f.err}
-		}
-		for _, o := range f.objects {
-			id := o.ID().Stored()
-			if first, ok := want[id]; ok {
-				key := name + ": " + id.String()
-				problems[key] = store.Problem{ID: id, Key: key, Err: &field.Error{
-					Object: o.ID().String(), Pos: o.At(""), Err: field.ErrDuplicate, Reason: "defined before, at " + first.At("").String() + ", which counts",
-				}}
-				continue
-			}
-			want[id] = o
+	touch := func(id hostendpoint.ID) {
+		if _, ok := touched[id]; !ok {
+			touched[id] = d.having[id]
 			order = append(order, id)
 		}
 	}
+	for _, name := range changed {
+		for _, id := range d.merged[name] {
+			touch(id)
+			d.having[id] = slices.DeleteFunc(slices.Clone(d.having[id]), func(n string) bool { return n == name })
+		}
+		delete(d.merged, name)
+		f := d.files[name]
+		if f == nil {
+			continue
+		}
+		ids := make([]hostendpoint.ID, 0, len(f.objects))
+		for _, o := range f.objects {
+			id := o.ID().Stored()
+			touch(id)
+			i, _ := slices.BinarySearch(d.having[id], name)
+			d.having[id] = slices.Insert(slices.Clone(d.having[id]), i, name)
+			ids = append(ids, id)
+		}
+		d.merged[name] = ids
+	}
 	_ = d.log.Do(func(tx *mvcc.Tx) error {
-		for _, id := range tx.All() {
-			if _, ok := want[id]; !ok {
+		for _, id := range order {
+			if len(d.having[id]) == 0 {
+				delete(d.having, id)
 				tx.Delete(id)
 			}
 		}
 		for _, id := range order {
-			o := want[id]
-			if old, ok := tx.Get(id); !ok || old != o {
-				tx.Put(id, o)
+			names := d.having[id]
+			for _, name := range touched[id] {
+				if i := slices.Index(names, name); i <= 0 {
+					tx.Problem(name+": "+id.String(), id, nil)
+				}
+			}
+			if len(names) == 0 {
+				continue
+			}
+			first := d.files[names[0]].byID[id]
+			tx.Problem(names[0]+": "+id.String(), id, nil)
+			if old, ok := tx.Get(id); !ok || old != first {
+				tx.Put(id, first)
+			}
+			for _, name := range names[1:] {
+				o := d.files[name].byID[id]
+				tx.Problem(name+": "+id.String(), id, &field.Error{
+					Object: o.ID().String(), Pos: o.At(""), Err: field.ErrDuplicate, Reason: "defined before, at " + first.At("").String() + ", which counts",
+				})
 			}
 		}
-		for _, p := range tx.Problems() {
-			if _, ok := problems[p.Key]; !ok {
-				tx.Problem(p.Key, p.ID, nil)
+		for _, name := range changed {
+			var err error
+			if f := d.files[name]; f != nil {
+				err = f.err
 			}
-		}
-		for _, k := range slices.Sorted(maps.Keys(problems)) {
-			tx.Problem(k, problems[k].ID, problems[k].Err)
+			tx.Problem(name, hostendpoint.ID{}, err)
 		}
 		return nil
 	})

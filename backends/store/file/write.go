@@ -20,21 +20,37 @@ import (
 )
 
 // exclusively calls f when no other process writes and the directory was read.
+//
+// It need not be read anew if no process of this package has written, which they count in the lock file, and no file has
+// come or gone, which the time of the directory shows. A file that is edited in place shows in neither: that matters for
+// the one that f changes, at which it looks itself.
 func (d *Driver) exclusively(ctx context.Context, f func() error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	unlock, err := lock(ctx, filepath.Join(d.dir, ".lock"))
+	held, err := lock(ctx, filepath.Join(d.dir, ".lock"))
 	if err != nil {
 		return fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 	}
-	defer unlock()
-	if _, err := d.scan("", true); err != nil { // what is there now decides, settled or not
+	defer held.unlock()
+	writes, counted := held.count()
+	if info, err := os.Stat(d.dir); !counted || writes != d.writes || err != nil || d.seen == nil || !os.SameFile(info, d.seen) || !info.ModTime().Equal(d.seen.ModTime()) {
+		if _, err := d.scan(true); err != nil { // what is there now decides, settled or not
+			return fmt.Errorf("%w: %w", store.ErrUnavailable, err)
+		}
+	}
+	// Counted before it is done: whoever is killed in between makes others look once more.
+	if err := held.setCount(writes + 1); err != nil {
 		return fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 	}
-	return f()
+	d.writes = writes + 1
+	err = f()
+	if info, statErr := os.Stat(d.dir); statErr == nil {
+		d.seen = info // a file that somebody else makes in this very moment is left to follow
+	}
+	return err
 }
 
 // Create implements store.Driver. The object gets a file of its own.
@@ -98,8 +114,8 @@ func (d *Driver) Delete(ctx context.Context, id hostendpoint.ID, opts store.Dele
 		if err := syncDir(d.dir); err != nil {
 			return fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 		}
-		_, err = d.scan(name, false)
-		return err
+		d.look(name)
+		return nil
 	})
 	if err != nil {
 		return nil, err
@@ -109,6 +125,9 @@ func (d *Driver) Delete(ctx context.Context, id hostendpoint.ID, opts store.Dele
 
 // find returns the file that has an object, and its place there, if the object may be changed.
 func (d *Driver) find(id hostendpoint.ID, version, uid string) (string, int, error) {
+	for _, name := range d.having[id] {
+		d.look(name)
+	}
 	cur, err := d.log.Get(id)
 	if err != nil {
 		return "", 0, err
@@ -146,8 +165,8 @@ func (d *Driver) write(name string, objects []hostendpoint.Object, perm os.FileM
 	if err := replace(filepath.Join(d.dir, name), data, perm); err != nil {
 		return fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 	}
-	_, err = d.scan(name, false)
-	return err
+	d.look(name)
+	return nil
 }
 
 // encode returns the text of a file, without versions: they follow from it.

@@ -19,10 +19,11 @@ import (
 // takes from the start of a write by one client until another client's watch has the event.
 func Benchmark(b *testing.B, in *Instance) {
 	const many = 10_000
+	stamp := "2024-01-02T03:04:05Z"
 	var objects []hostendpoint.Object
 	for i := range many {
 		h := hep(fmt.Sprintf("h%05d", i), "v", "0")
-		h.Metadata.UID = fmt.Sprintf("11111111-2222-4333-8444-%012d", i)
+		h.Metadata.UID, h.Metadata.CreationTimestamp = fmt.Sprintf("11111111-2222-4333-8444-%012d", i), &stamp
 		objects = append(objects, h)
 	}
 	if in.Fill != nil {
