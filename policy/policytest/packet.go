@@ -252,14 +252,7 @@ func FormatPacket(p *flow.Packet) string {
 		b.WriteString(p.In)
 	}
 	b.WriteByte(' ')
-	switch {
-	case p.Protocol.HasPorts() || p.Protocol == inet.UDPLite:
-		fmt.Fprintf(&b, "%s %s > %s", p.Protocol, netip.AddrPortFrom(p.Src, p.SrcPort), netip.AddrPortFrom(p.Dst, p.DstPort))
-	case p.Protocol == icmpOf(p.Family()):
-		fmt.Fprintf(&b, "%s %d/%d %s > %s", p.Protocol, p.ICMPType, p.ICMPCode, p.Src, p.Dst)
-	default:
-		fmt.Fprintf(&b, "proto %d %s > %s", p.Protocol, p.Src, p.Dst)
-	}
+	b.WriteString(p.Tuple().String())
 	if p.State != naturalState(p) {
 		b.WriteString(" " + p.State.String())
 	}
