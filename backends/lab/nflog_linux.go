@@ -4,80 +4,59 @@ package lab
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 
-	"github.com/florianl/go-nflog/v2"
-	"github.com/mdlayher/netlink"
-	"golang.org/x/sys/unix"
-
+	"github.com/hostpolicy/hostpolicy/backends/flowlog"
 	"github.com/hostpolicy/hostpolicy/policy/flow"
 )
 
-// nflogBuffer holds some ten thousand records; the lab sends far fewer at a time.
-const nflogBuffer = 32 << 20
-
-// logRecord is one record of an NFLOG group.
-type logRecord struct {
-	prefix  string
-	in, out uint32 // interface index; 0 if there is none
-	packet  []byte
+// logReader hands the events of an NFLOG group to a function. The lab cannot do without any of them: a loss ends it.
+type logReader struct {
+	fn     func(flowlog.Event)
+	failed func(error)
+	ready  chan struct{}
+	cancel context.CancelFunc
+	group  uint16
 }
 
-// readLog sends the records of a group of a namespace to fn until ctx ends. Fn runs on one goroutine; failed is called
-// once, when the group can be read no longer, unless that is because of ctx.
-func readLog(ctx context.Context, ns Netns, group uint16, fn func(logRecord), failed func(error)) (stop func(), err error) {
-	nf, err := nflog.Open(&nflog.Config{
-		NetNS: ns.FD(), Group: group, Copymode: nflog.CopyPacket, Bufsize: 0xffff,
-		QThresh: 64, Timeout: 1, // of 1/100 s
-	})
-	if err != nil {
-		return nil, fmt.Errorf("nflog group %d: %w", group, err)
-	}
-	if err := nf.Con.SetReadBuffer(nflogBuffer); err != nil {
-		nf.Close()
-		return nil, fmt.Errorf("nflog group %d: %w", group, err)
-	}
+func (r *logReader) Ready()                { close(r.ready) }
+func (r *logReader) Event(e flowlog.Event) { r.fn(e) }
+
+func (r *logReader) Lost(uint64) {
+	r.failed(fmt.Errorf("NFLOG group %d: %w", r.group, ErrLost))
+	r.cancel()
+}
+
+// readLog sends the events of a group of a namespace to fn until ctx ends or stop is called, which waits for the last
+// call of fn. Fn runs on one goroutine; failed is called once, when the group can be read no longer, unless that is
+// because of ctx.
+func readLog(ctx context.Context, ns Netns, group uint16, fn func(flowlog.Event), failed func(error)) (stop func(), err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	var once sync.Once
-	fail := func(err error) int {
-		if ctx.Err() != nil {
-			return 1
+	r := &logReader{fn: fn, failed: func(err error) { once.Do(func() { failed(err) }) }, ready: make(chan struct{}), cancel: cancel, group: group}
+	done := make(chan error, 1)
+	go func() {
+		err := flowlog.NFLOG{NetNS: ns.FD(), Group: group}.Read(ctx, r)
+		select {
+		case <-r.ready:
+			if err != nil {
+				r.failed(err)
+			}
+		default:
 		}
-		var op *netlink.OpError
-		if errors.As(err, &op) && op.Timeout() {
-			return 0
-		}
-		if errors.Is(err, unix.ENOBUFS) {
-			err = ErrLost
-		}
-		once.Do(func() { failed(fmt.Errorf("nflog group %d: %w", group, err)) })
-		return 1
-	}
-	err = nf.RegisterWithErrorFunc(ctx, func(a nflog.Attribute) int {
-		var r logRecord
-		if a.Prefix != nil {
-			r.prefix = *a.Prefix
-		}
-		if a.InDev != nil {
-			r.in = *a.InDev
-		}
-		if a.OutDev != nil {
-			r.out = *a.OutDev
-		}
-		if a.Payload != nil {
-			r.packet = *a.Payload
-		}
-		fn(r)
-		return 0
-	}, fail)
-	if err != nil {
+		done <- err
+	}()
+	select {
+	case <-r.ready:
+		return func() { cancel(); <-done; done <- nil }, nil
+	case err := <-done:
 		cancel()
-		nf.Close()
-		return nil, fmt.Errorf("nflog group %d: %w", group, err)
+		if err == nil {
+			err = ctx.Err()
+		}
+		return nil, err
 	}
-	return func() { cancel(); nf.Close() }, nil
 }
 
 // NFLOG returns the events that a dataplane in ns sends to an NFLOG group with prefixes as flow.LogPrefix writes them.
@@ -106,14 +85,14 @@ func (s *nflogSource) Subscribe(ctx context.Context) (<-chan Event, error) {
 	s.mu.Lock()
 	s.err = nil
 	s.mu.Unlock()
-	stop, err := readLog(ctx, s.ns, s.group, func(r logRecord) {
-		rec, ok := flow.ParseLogPrefix(r.prefix)
-		if r.prefix == fencePrefix {
+	stop, err := readLog(ctx, s.ns, s.group, func(e flowlog.Event) {
+		rec, ok := e.Record, e.Record.Event != 0
+		if e.Prefix == fencePrefix {
 			rec, ok = flow.LogRecord{Text: fencePrefix}, true
 		}
 		if ok {
 			select {
-			case ch <- Event{Record: rec, Packet: r.packet}:
+			case ch <- Event{Record: rec, Packet: e.Packet}:
 			case <-ctx.Done():
 			}
 		}

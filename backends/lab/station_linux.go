@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/hostpolicy/hostpolicy/backends/flowlog"
 	"github.com/hostpolicy/hostpolicy/policy/flow"
 	"github.com/hostpolicy/hostpolicy/policy/policytest"
 )
@@ -109,16 +110,16 @@ func (s *station) close() error {
 }
 
 // record takes what the tap logs.
-func (s *station) record(r logRecord) {
-	at, state, ok := parseTapPrefix(r.prefix)
+func (s *station) record(e flowlog.Event) {
+	at, state, ok := parseTapPrefix(e.Prefix)
 	if !ok {
 		return
 	}
-	who, ok := readSighting(r.packet)
+	who, ok := readSighting(e.Packet)
 	if !ok {
 		return
 	}
-	a := arrival{state: state, in: s.index[r.in], out: s.index[r.out]}
+	a := arrival{state: state, in: s.index[e.InDev], out: s.index[e.OutDev]}
 	switch at {
 	case tapInput:
 		a.path, a.out = flow.Input, ""

@@ -81,3 +81,16 @@ func ParseLogPrefix(s string) (LogRecord, bool) {
 	r.Text = strings.TrimPrefix(rest[20:], " ")
 	return r, true
 }
+
+// MarshalText returns the event's String.
+func (e Event) MarshalText() ([]byte, error) { return []byte(e.String()), nil }
+
+// ParseEvent reads what Event.String writes.
+func ParseEvent(s string) (Event, error) {
+	for _, e := range [...]Event{EventAllow, EventDeny, EventPass, EventLog} {
+		if e.String() == s {
+			return e, nil
+		}
+	}
+	return 0, fmt.Errorf("unknown event %q: want one of allow, deny, pass, log", s)
+}

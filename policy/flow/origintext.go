@@ -178,6 +178,9 @@ func (k RuleKey) String() string {
 	return hex.EncodeToString(b[:])
 }
 
+// MarshalText returns the key's String.
+func (k RuleKey) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
 // ParseRuleKey reads what RuleKey.String writes.
 func ParseRuleKey(s string) (RuleKey, error) {
 	b, err := hex.DecodeString(s)
