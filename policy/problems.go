@@ -26,6 +26,17 @@ func (s Severity) String() string {
 // MarshalText returns the severity's String.
 func (s Severity) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
+// UnmarshalText reads what MarshalText writes.
+func (s *Severity) UnmarshalText(b []byte) error {
+	for i, n := range severityNames {
+		if n == string(b) {
+			*s = Severity(i)
+			return nil
+		}
+	}
+	return fmt.Errorf("unknown severity %q", b)
+}
+
 // String returns the problem as one line: "severity object path: message", as case files list them.
 func (p Problem) String() string {
 	s := p.Severity.String() + " " + p.Object

@@ -19,7 +19,6 @@ import (
 	"github.com/hostpolicy/hostpolicy/backends/lab"
 	"github.com/hostpolicy/hostpolicy/backends/nftables"
 	"github.com/hostpolicy/hostpolicy/policy"
-	"github.com/hostpolicy/hostpolicy/policy/compile"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
 )
 
@@ -90,17 +89,22 @@ type target struct {
 	renderFlags
 	netns   string
 	timeout time.Duration
+	fd      int // of the network namespace once it is open; 0 is this one
 }
 
 func (t *target) flags(cmd *cobra.Command) {
 	t.renderFlags.flags(cmd)
+	t.placeFlags(cmd)
+}
+
+func (t *target) placeFlags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&t.netns, "netns", "", "network namespace: a path, or a name of `ip netns`; default: this one")
 	cmd.Flags().DurationVar(&t.timeout, "timeout", time.Minute, "how long to wait for the kernel, or the datastore")
 }
 
-// open connects to the kernel. The function releases what it took.
-func (t *target) open(ctx context.Context, c policy.Config) (context.Context, dataplane, func(), error) {
-	netns, release := 0, func() {}
+// enter opens the network namespace and bounds the time. The function releases what it took.
+func (t *target) enter(ctx context.Context) (context.Context, func(), error) {
+	release := func() {}
 	if t.netns != "" {
 		path := t.netns
 		if _, err := os.Stat(path); err != nil {
@@ -108,11 +112,24 @@ func (t *target) open(ctx context.Context, c policy.Config) (context.Context, da
 		}
 		f, err := os.Open(path)
 		if err != nil {
-			return nil, nil, nil, fmt.Errorf("--netns %s: %w", t.netns, err)
+			return nil, nil, fmt.Errorf("--netns %s: %w", t.netns, err)
 		}
-		netns, release = int(f.Fd()), func() { _ = f.Close() }
+		t.fd, release = int(f.Fd()), func() { _ = f.Close() }
 	}
-	b, err := t.connect(c, netns)
+	if t.timeout <= 0 {
+		return ctx, release, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, t.timeout)
+	return ctx, func() { cancel(); release() }, nil
+}
+
+// open connects to the kernel. The function releases what it took.
+func (t *target) open(ctx context.Context, c policy.Config) (context.Context, dataplane, func(), error) {
+	ctx, release, err := t.enter(ctx)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	b, err := t.connect(c, t.fd)
 	if err != nil {
 		release()
 		if errors.Is(err, nftables.ErrUnavailable) || errors.Is(err, iptables.ErrUnavailable) || errors.Is(err, ebpf.ErrUnavailable) {
@@ -120,9 +137,7 @@ func (t *target) open(ctx context.Context, c policy.Config) (context.Context, da
 		}
 		return nil, nil, nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, t.timeout)
 	return ctx, b, func() {
-		cancel()
 		if x, ok := b.(io.Closer); ok {
 			_ = x.Close()
 		}
@@ -133,12 +148,18 @@ func (t *target) open(ctx context.Context, c policy.Config) (context.Context, da
 func applyCommand(out *output, stdin *os.File) *cobra.Command {
 	in := &input{stdin: stdin}
 	var t target
+	var g gateFlags
 	w := &writer{documents: documents{stdin: stdin}}
 	cmd := &cobra.Command{
 		Use:   "apply -f FILE [--datastore DATASTORE]",
 		Short: "Enforce documents in the kernel, all or nothing; with --datastore, write them to a datastore instead",
-		Long: `apply enforces documents in the kernel of this host, in one step. With --datastore the kernel is left alone: resources
-are created in the datastore, or made what the documents say if they exist.
+		Long: `apply enforces documents in the kernel of this host, in one step. Before that it looks at the flows that are under way:
+if one that keeps this host in reach (ssh, name servers, datastore, API server; hep lockout shows them) would be cut, or
+could not be made again, nothing is changed, the flow and the rule are named, and the exit code is 1. --force applies all
+the same.
+
+With --datastore the kernel is left alone: resources are created in the datastore, or made what the documents say if they
+exist.
 ` + datastoreHelp,
 		Args:        cobra.NoArgs,
 		Annotations: names,
@@ -162,70 +183,41 @@ are created in the datastore, or made what the documents say if they exist.
 				return err
 			}
 			defer done()
+			gate, err := g.open(t.fd, out)
+			if err != nil {
+				return err
+			}
+			if err := gate.Before(ctx, prog, members); err != nil {
+				return lockedOut(err)
+			}
 			r, err := b.Apply(ctx, prog, members)
 			if err != nil {
 				return err
 			}
-			if out.format != "table" {
-				return out.value(r)
+			cut, err := gate.After(ctx, prog, members)
+			if err != nil {
+				return fmt.Errorf("the documents are enforced, but flows could not be cut: %w", err)
 			}
-			out.table([]string{"BACKEND", "FINGERPRINT", "CHANGES", "RENDERED", "COMMITTED"}, [][]cell{{
-				{t.backend, cyan}, {short(r.Fingerprint), plain}, {strconv.Itoa(r.Changes), plain}, {r.Rendered.Round(time.Microsecond).String(), plain}, {r.Committed.Round(time.Microsecond).String(), plain},
+			if out.format != "table" {
+				return out.value(struct {
+					backends.Receipt
+					Cut int `json:"cut"`
+				}{r, cut})
+			}
+			out.table([]string{"BACKEND", "FINGERPRINT", "CHANGES", "RENDERED", "COMMITTED", "CUT"}, [][]cell{{
+				{t.backend, cyan}, {short(r.Fingerprint), plain}, {strconv.Itoa(r.Changes), plain}, {r.Rendered.Round(time.Microsecond).String(), plain}, {r.Committed.Round(time.Microsecond).String(), plain}, {strconv.Itoa(cut), plain},
 			}})
 			return nil
 		},
 	}
 	in.flags(cmd)
 	t.flags(cmd)
+	g.flags(cmd)
 	w.applyFlags(cmd)
 	return cmd
 }
 
 func short(fingerprint string) string { return fingerprint[:min(12, len(fingerprint))] }
-
-// statusResult is what `hep status` says, for machines.
-type statusResult struct {
-	State    backends.State     `json:"state"`
-	Counters []backends.Counter `json:"counters"`
-}
-
-func statusCommand(out *output, stdin *os.File) *cobra.Command {
-	in := &input{stdin: stdin}
-	var t target
-	cmd := &cobra.Command{
-		Use:   "status -f FILE",
-		Short: "Compare the kernel with documents, and show what was counted",
-		Long: `status reads back what the kernel enforces, lists every difference from what the documents come to, and shows the
-packets and bytes counted for each rule, busiest first. Exit code 1 means that there is a difference.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, _, err := in.snapshot()
-			if err != nil {
-				return err
-			}
-			prog, members, err := compile.Compile(s)
-			if err != nil {
-				return err
-			}
-			ctx, b, done, err := t.open(cmd.Context(), s.Config)
-			if err != nil {
-				return err
-			}
-			defer done()
-			var r statusResult
-			if r.State, err = b.Adopt(ctx, prog, members); err != nil {
-				return err
-			}
-			if r.Counters, err = b.Counters(ctx); err != nil {
-				return err
-			}
-			return printStatus(out, r)
-		},
-	}
-	in.flags(cmd)
-	t.flags(cmd)
-	return cmd
-}
 
 func teardownCommand(out *output, stdin *os.File) *cobra.Command {
 	in := &input{stdin: stdin} // taken like everywhere, so that a script can pass the same flags; nothing of it is read
