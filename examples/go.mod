@@ -3,12 +3,13 @@ module github.com/hostpolicy/hostpolicy/examples
 go 1.26.0
 
 require (
+	github.com/containernetworking/cni v1.3.1
 	github.com/hostpolicy/hostpolicy v0.0.0
 	github.com/hostpolicy/hostpolicy/backends/store/etcd v0.0.0
 	github.com/hostpolicy/hostpolicy/backends/store/kube v0.0.0
 	github.com/rogpeppe/go-internal v1.16.0
 	github.com/spf13/cobra v1.10.2
-	github.com/spf13/pflag v1.0.9
+	github.com/spf13/pflag v1.0.10
 	github.com/stretchr/testify v1.12.1
 	go.yaml.in/yaml/v3 v3.0.6
 	golang.org/x/term v0.47.0
@@ -16,6 +17,7 @@ require (
 )
 
 require (
+	github.com/cilium/ebpf v0.22.0 // indirect
 	github.com/coreos/go-semver v0.3.1 // indirect
 	github.com/coreos/go-systemd/v22 v22.7.0 // indirect
 	github.com/davecgh/go-spew v1.1.2-0.20180830191138-d8f796af33cc // indirect
