@@ -10,6 +10,7 @@ import (
 	"runtime"
 
 	"github.com/hostpolicy/hostpolicy/backends"
+	"github.com/hostpolicy/hostpolicy/backends/flowlog"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
 )
 
@@ -46,6 +47,9 @@ func (*Backend) Teardown(context.Context) error { return unavailable() }
 func (*Backend) Adopt(context.Context, *ir.Program, ir.Members) (backends.State, error) {
 	return backends.State{}, unavailable()
 }
+
+// FlowLog returns a source that cannot be read.
+func (*Backend) FlowLog() flowlog.Source { return flowlog.None{} }
 
 // Subscription cannot exist on this system.
 type Subscription struct{}

@@ -232,8 +232,14 @@ func (l *Log) event(e Event, now time.Time) {
 		return
 	}
 	r := Record{Time: now, Last: now, Event: e.Record.Event, Hook: e.Record.Hook, Key: e.Record.Key, In: e.In, Out: e.Out, Packets: 1, Bytes: uint64(max(e.Length, len(e.Packet)))}
-	if r.Origin, r.Generation = l.origin.find(e.Record); r.Origin.Kind == 0 {
-		l.stats.Unknown++
+	if r.Origin, r.Generation = e.Origin, e.Generation; r.Origin.Kind == 0 {
+		o, g := l.origin.find(e.Record)
+		if r.Origin = o; o.Kind == 0 {
+			l.stats.Unknown++
+		}
+		if r.Generation == 0 {
+			r.Generation = g
+		}
 	}
 	r.Tuple, _ = flow.ReadTuple(e.Packet)
 	if l.opts.Window <= 0 {

@@ -14,13 +14,17 @@ var ErrUnavailable = errors.New("flow log is not available")
 
 // Event is what a dataplane reports of one packet at one hook.
 type Event struct {
-	Record  flow.LogRecord // the zero value if the event is not of our making
-	Prefix  string         // of an NFLOG event, as it was
-	InDev   uint32         // index of the interface it arrived on; 0 if it is not known
-	OutDev  uint32         // index of the interface it leaves by; 0 if it is not known
-	In, Out string         // their names; "" if they are not known
-	Packet  []byte         // from its IP header on, perhaps cut off
-	Length  int            // of the whole packet; 0 if it is not known
+	Record flow.LogRecord // the zero value if the event is not of our making
+	// Origin and Generation are what the source itself knows of them, if it does; what Log.Use says comes second.
+	Origin     flow.Origin
+	Generation uint64
+
+	Prefix  string // of an NFLOG event, as it was
+	InDev   uint32 // index of the interface it arrived on; 0 if it is not known
+	OutDev  uint32 // index of the interface it leaves by; 0 if it is not known
+	In, Out string // their names; "" if they are not known
+	Packet  []byte // from its IP header on, perhaps cut off
+	Length  int    // of the whole packet; 0 if it is not known
 }
 
 // Sink takes what a Source reads. Its methods are called one at a time, must not block, and must not keep the packet
@@ -40,3 +44,9 @@ type Source interface {
 	// Sink any more.
 	Read(ctx context.Context, to Sink) error
 }
+
+// None is a Source that cannot be read: Read returns ErrUnavailable.
+type None struct{}
+
+// Read implements Source.
+func (None) Read(context.Context, Sink) error { return ErrUnavailable }

@@ -16,8 +16,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hostpolicy/hostpolicy/backends/ebpf"
 	"github.com/hostpolicy/hostpolicy/backends/flowlog"
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
+	"github.com/hostpolicy/hostpolicy/policy"
 	"github.com/hostpolicy/hostpolicy/policy/compile"
 	"github.com/hostpolicy/hostpolicy/policy/flow"
 )
@@ -124,7 +126,8 @@ func flowsCommand(out *output, stdin *os.File) *cobra.Command {
 		Use:   "flows",
 		Short: "Show what the dataplane says of packets, as it happens",
 		Long: `flows shows the decisions that the dataplane reports: what became of which flow, by which rule. What is reported is up
-to apply: --events denies or all, and Log rules always. With -f records say where the rules are written.
+to apply: --events denies or all, and Log rules always. With -f records say where the rules are written, and with the eBPF
+backend what they are called.
 
 Packets that are alike within --window are one line. --top shows the busiest flows instead, anew at the end of each window.
 It ends with an interrupt, after --count lines, or after --for. Lines that were lost are counted at the end.`,
@@ -160,7 +163,7 @@ It ends with an interrupt, after --count lines, or after --for. Lines that were 
 				return err
 			}
 			defer done()
-			src, release, err := t.events(ctx)
+			src, release, err := t.events(policy.Config{})
 			if err != nil {
 				return err
 			}
@@ -192,7 +195,8 @@ It ends with an interrupt, after --count lines, or after --for. Lines that were 
 	cmd.Flags().StringVar(&in.host, "host", "", "a file that describes the host; without it this host is looked at")
 	cmd.Flags().StringVar(&in.node, "node", "", "name of the node")
 	cmd.Flags().StringVar(&t.backend, "backend", backendNames[0], "which dataplane reports: "+strings.Join(backendNames, ", "))
-	cmd.Flags().Uint16Var(&t.group, "log-group", 0, "NFLOG group of events and Log rules")
+	cmd.Flags().StringVar(&t.table, "table", "", "as with apply; only eBPF needs it")
+	cmd.Flags().Uint16Var(&t.group, "log-group", 0, "NFLOG group of events and Log rules; eBPF has none")
 	cmd.Flags().StringVar(&t.netns, "netns", "", "network namespace: a path, or a name of `ip netns`; default: this one")
 	cmd.Flags().DurationVar(&window, "window", time.Second, "how long alike packets are gathered; 0 shows every packet")
 	cmd.Flags().DurationVar(&limit, "for", 0, "how long to look; 0 is until interrupted")
@@ -324,9 +328,18 @@ func (v *flowView) table(rs []flowlog.Record) {
 }
 
 // events returns where the dataplane reports. The function releases what it took.
-func (t *target) events(context.Context) (flowlog.Source, func(), error) {
-	if !slices.Contains(backendNames, t.backend) {
-		return nil, nil, t.unknown()
+func (t *target) events(c policy.Config) (flowlog.Source, func(), error) {
+	if t.backend != "ebpf" {
+		if !slices.Contains(backendNames, t.backend) {
+			return nil, nil, t.unknown()
+		}
+		return flowlog.NFLOG{NetNS: t.fd, Group: t.group}, func() {}, nil
 	}
-	return flowlog.NFLOG{NetNS: t.fd, Group: t.group}, func() {}, nil
+	t.renderFlags.events = "none" // of a program that is not applied
+	b, err := t.connect(c, t.fd)
+	if err != nil {
+		return nil, nil, err
+	}
+	x := b.(*ebpf.Backend)
+	return x.FlowLog(), func() { _ = x.Close() }, nil
 }
