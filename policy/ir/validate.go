@@ -21,12 +21,23 @@ const EndpointBlock BlockID = "endpoint/"
 
 // Fault is one thing that is wrong with a program.
 type Fault struct {
-	Where  string // "entry prednat", "set s:vp0q", "block endpoint/web/normal-in step 2", counted from 0
+	Where  string      // "entry prednat", "set s:vp0q", "block endpoint/web/normal-in step 2", counted from 0
+	Origin flow.Origin // of the rule, if it is one and has one
 	Reason string
 }
 
 // Error implements error.
-func (f *Fault) Error() string { return f.Where + ": " + f.Reason }
+func (f *Fault) Error() string {
+	where := f.Where
+	if f.Origin.Kind != 0 {
+		where += " (" + f.Origin.String()
+		if p := f.Origin.Pos.String(); p != "" {
+			where += " at " + p
+		}
+		where += ")"
+	}
+	return where + ": " + f.Reason
+}
 
 // Validate reports everything that is wrong with a program and its members: names that lead nowhere, calls that go
 // round or too deep, values out of range, lists that are not in canonical form, cases that overlap, decisions without
@@ -59,11 +70,16 @@ type validator struct {
 	blocks map[BlockID]*Block
 	depth  map[BlockID]int // longest way down, the block included; -1 while it is being computed
 	where  string
+	rule   OriginID // of the step that is looked at
 	faults []error
 }
 
 func (v *validator) fault(format string, args ...any) {
-	v.faults = append(v.faults, &Fault{Where: v.where, Reason: fmt.Sprintf(format, args...)})
+	f := &Fault{Where: v.where, Reason: fmt.Sprintf(format, args...)}
+	if v.rule > 0 && int(v.rule) <= len(v.p.Origins) {
+		f.Origin = v.p.Origins[v.rule-1]
+	}
+	v.faults = append(v.faults, f)
 }
 
 // sorted reports lists that are not strictly ascending.
@@ -163,6 +179,7 @@ func (v *validator) block(b Block) {
 		v.where = fmt.Sprintf("block %s step %d", b.ID, i)
 		switch s := s.(type) {
 		case Rule:
+			v.rule = s.Origin
 			v.match(s.Match)
 			for _, e := range s.Do {
 				if !knownEnum(effectNames[:], e) {
@@ -181,6 +198,7 @@ func (v *validator) block(b Block) {
 		default:
 			v.fault("unknown step %T", s)
 		}
+		v.rule = 0
 	}
 }
 
