@@ -5,6 +5,7 @@ package autohep_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -230,4 +231,25 @@ func TestOutage(t *testing.T) {
 	heal()
 	w.until("n1-auto-hep", exists)
 	w.until("n2-auto-hep", exists)
+}
+
+func ExampleRun() {
+	ctx, cancel := context.WithCancel(context.Background())
+	s := memory.New()
+	if _, err := s.Create(ctx, &hostendpoint.Node{
+		Metadata: hostendpoint.ObjectMeta{Name: "n1"},
+		Spec:     hostendpoint.NodeSpec{Addresses: []hostendpoint.NodeAddress{{Address: "10.0.0.1", Type: hostendpoint.NodeAddressInternal}}},
+	}); err != nil {
+		panic(err)
+	}
+	err := autohep.Run(ctx, s, autohep.Options{Done: func(r autohep.Report) {
+		if len(r.Created) > 0 {
+			fmt.Println("created", r.Created)
+			cancel()
+		}
+	}})
+	fmt.Println(err)
+	// Output:
+	// created [n1-auto-hep]
+	// context canceled
 }

@@ -194,9 +194,12 @@ func permissions(t *testing.T, c *storetest.Cluster) {
 	e, err := w.Next(t.Context())
 	require.NoError(t, err)
 	require.ErrorIs(t, e.Status.Err, store.ErrForbidden)
-	c.Apply("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", `{"kind":"ClusterRoleBinding","apiVersion":"rbac.authorization.k8s.io/v1",
-		"metadata":{"name":"reader"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"hostpolicy-reader"},
-		"subjects":[{"kind":"User","name":"reader","apiGroup":"rbac.authorization.k8s.io"}]}`)
+	bind := func(user, role string) {
+		c.Apply("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", `{"kind":"ClusterRoleBinding","apiVersion":"rbac.authorization.k8s.io/v1",
+			"metadata":{"name":"`+user+`"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"`+role+`"},
+			"subjects":[{"kind":"User","name":"`+user+`","apiGroup":"rbac.authorization.k8s.io"}]}`)
+	}
+	bind("reader", "hostpolicy-reader")
 	for e := range w.Events() {
 		if e.Type == store.Synced {
 			break
@@ -205,6 +208,28 @@ func permissions(t *testing.T, c *storetest.Cluster) {
 	_, err = heps("reader").Create(t.Context(), &hostendpoint.HostEndpoint{Metadata: hostendpoint.ObjectMeta{Name: "x"},
 		Spec: hostendpoint.HostEndpointSpec{Node: "n", InterfaceName: "*"}})
 	require.ErrorIs(t, err, store.ErrForbidden)
+	// The roles are enough: for everything that there is to follow, and to write.
+	for _, native := range []bool{false, true} {
+		d, err := kube.Open(kube.Config{REST: config(c.Addr, "reader"), Native: native})
+		require.NoError(t, err)
+		for snap, err := range store.Snapshots(t.Context(), store.New(d, store.Options{}), store.SnapshotOptions{}) {
+			require.NoError(t, err)
+			require.True(t, snap.Status.Synced)
+			break
+		}
+	}
+	bind("writer", "hostpolicy-writer")
+	var written *hostendpoint.HostEndpoint
+	require.Eventually(t, func() bool { // the server takes note of bindings a moment later
+		written, err = heps("writer").Create(t.Context(), &hostendpoint.HostEndpoint{Metadata: hostendpoint.ObjectMeta{Name: "writers"},
+			Spec: hostendpoint.HostEndpointSpec{Node: "n", InterfaceName: "*"}})
+		return err == nil
+	}, 30*time.Second, 20*time.Millisecond, "%v", err)
+	written.Spec.Node = "m"
+	_, err = heps("writer").Update(t.Context(), written)
+	require.NoError(t, err)
+	_, err = heps("writer").Delete(t.Context(), "", "writers", store.DeleteOptions{})
+	require.NoError(t, err)
 	_, err = heps("admin").Create(t.Context(), &hostendpoint.HostEndpoint{Metadata: hostendpoint.ObjectMeta{Name: "Not_For_Kubernetes"},
 		Spec: hostendpoint.HostEndpointSpec{Node: "n", InterfaceName: "*"}})
 	require.ErrorIs(t, err, store.ErrRefused)

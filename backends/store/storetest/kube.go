@@ -23,7 +23,7 @@ import (
 )
 
 // Cluster is a Kubernetes API server and its etcd, without anything that acts on what is written there. It knows the
-// bearer tokens "admin", "reader" and "nobody"; only the first may do anything.
+// bearer tokens "admin", "reader", "writer" and "nobody", of users of these names; only the first may do anything.
 type Cluster struct {
 	API, Etcd *Server
 	Addr      string // of the API server; HTTPS, with a certificate of its own making
@@ -48,7 +48,7 @@ func StartCluster(t testing.TB, program string, flags ...string) *Cluster {
 	require.NoError(t, err)
 	keyFile, tokens := filepath.Join(dir, "sa.key"), filepath.Join(dir, "tokens")
 	require.NoError(t, os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), 0o600))
-	require.NoError(t, os.WriteFile(tokens, []byte("admin,admin,1,system:masters\nreader,reader,2\nnobody,nobody,3\n"), 0o600))
+	require.NoError(t, os.WriteFile(tokens, []byte("admin,admin,1,system:masters\nreader,reader,2\nwriter,writer,3\nnobody,nobody,4\n"), 0o600))
 	_, port, err := net.SplitHostPort(c.Addr)
 	require.NoError(t, err)
 	c.API = Start(t, program, append([]string{"kube-apiserver", "--etcd-servers", c.EtcdURL, "--cert-dir", filepath.Join(dir, "certs"),
