@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/go-logr/logr"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -145,13 +146,16 @@ func failure(err error) error {
 	return &store.Error{Err: kind, Cause: err}
 }
 
+// quiet keeps client-go from writing to the standard error stream of the process. What it says comes back as an error.
+func quiet(ctx context.Context) context.Context { return logr.NewContext(ctx, logr.Discard()) }
+
 // maxRetries is how often a request is sent again that the server has not taken and asks to send again, as long as there
 // is time: it does so when it starts, when a custom resource is new, and when it has too much to do.
 const maxRetries = 20
 
 // do sends a request and reads the answer.
 func (d *Driver) do(ctx context.Context, verb, path string, params map[string]string, body []byte, into any) error {
-	ctx, cancel := context.WithTimeout(ctx, d.cfg.Timeout)
+	ctx, cancel := context.WithTimeout(quiet(ctx), d.cfg.Timeout)
 	defer cancel()
 	r := d.client.Verb(verb).AbsPath(path).MaxRetries(maxRetries)
 	for k, v := range params {

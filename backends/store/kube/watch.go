@@ -57,12 +57,12 @@ func (d *Driver) follow(ctx context.Context, path, revision string, do func(stor
 // A connection can be dead without any error, and HTTP/2 puts all requests on it. So when nothing is heard for a while,
 // the server is asked for something small; any answer will do. Without one all connections are closed.
 func (d *Driver) stream(ctx context.Context, path, revision string, do func(store.Change) error, event func(bool, json.RawMessage) error) (string, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
+	ctx, cancel := context.WithCancelCause(quiet(ctx))
 	defer cancel(nil)
 	starting := time.AfterFunc(d.cfg.Timeout, func() {
 		cancel(fmt.Errorf("%w: the watch did not begin within %v", store.ErrUnavailable, d.cfg.Timeout))
 	})
-	body, err := d.client.Get().AbsPath(path).MaxRetries(0).Param("watch", "1").Param("allowWatchBookmarks", "true").
+	body, err := d.client.Get().AbsPath(path).MaxRetries(maxRetries).Param("watch", "1").Param("allowWatchBookmarks", "true").
 		Param("resourceVersion", revision).Stream(ctx)
 	if began := starting.Stop(); !began || err != nil {
 		if !began {
@@ -147,7 +147,7 @@ func (d *Driver) guard(ctx context.Context, heard <-chan struct{}, end context.C
 
 // probe returns an error if the server does not answer; that it refuses is an answer.
 func (d *Driver) probe(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, d.cfg.Probe)
+	ctx, cancel := context.WithTimeout(quiet(ctx), d.cfg.Probe)
 	defer cancel()
 	err := d.client.Verb(http.MethodGet).AbsPath("/version").MaxRetries(0).Do(ctx).Error()
 	var status apierrors.APIStatus
