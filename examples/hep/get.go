@@ -149,7 +149,7 @@ func (r *reader) get(ctx context.Context, out *output, args []string, exported b
 	})
 }
 
-// find reads what is chosen. Kinds that the datastore does not have are left out of "all".
+// find reads what is chosen, as far as it can.
 func (r *reader) find(ctx context.Context, s store.Store, c choice, labels string) ([]hostendpoint.Object, []error) {
 	var found []hostendpoint.Object
 	var errs []error

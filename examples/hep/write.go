@@ -84,13 +84,13 @@ func resourceName(id hostendpoint.ID) string {
 	return s + id.Name
 }
 
-// done prints what was done with an object.
+// done prints what was done with an object; for machines the object, as it is now, if it is there.
 func (s *session) done(out *output, id hostendpoint.ID, o hostendpoint.Object, action string) error {
 	switch out.format {
 	case "name":
 		fmt.Fprintln(out.out, resourceName(id))
 	case "json", "yaml":
-		if o != nil && (action == "created" || action == "configured" || action == "replaced") && !s.dryRun {
+		if action != "deleted" && !s.dryRun {
 			return printObject(out, o)
 		}
 		return out.value(result{id.Kind, id.Namespace, id.Name, action, s.dryRun})
