@@ -146,15 +146,17 @@ func (d *Driver) read(name, path string, info os.FileInfo, age time.Duration) bo
 		f.err = err
 		return true
 	}
-	f.err, f.objects, f.byID = nil, nil, map[hostendpoint.ID]hostendpoint.Object{}
+	var objects []hostendpoint.Object
+	byID := map[hostendpoint.ID]hostendpoint.Object{}
 	for o := range r.All() {
 		if err := complete(o, info.ModTime()); err != nil {
 			f.err = err
 			return true
 		}
-		f.objects = append(f.objects, o)
-		f.byID[o.ID().Stored()] = o // two of one name in one file are an error of its text
+		objects = append(objects, o)
+		byID[o.ID().Stored()] = o // two of one name in one file are an error of its text
 	}
+	f.err, f.objects, f.byID = nil, objects, byID
 	// All goes by kind; a file that is written again shall keep its order.
 	slices.SortStableFunc(f.objects, func(a, b hostendpoint.Object) int { return a.At("").Line - b.At("").Line })
 	return true
