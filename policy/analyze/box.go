@@ -58,15 +58,6 @@ const AllStates = States(1<<(flow.Untracked+1) - 1)
 // Has reports whether s holds the state.
 func (s States) Has(c flow.ConnState) bool { return c <= flow.Untracked && s&(1<<c) != 0 }
 
-// Names is a set of interface names: intervals of ir.Name values, sorted, disjoint. Nil stands for all.
-type Names []ir.Interval
-
-// Contains reports whether the set holds an interface name.
-func (n Names) Contains(name string) bool {
-	v, ok := ir.Name(name)
-	return ok && (n == nil || slices.ContainsFunc(n, func(i ir.Interval) bool { return i.Contains(v) }))
-}
-
 // Contains reports whether the packet is in the box. A packet outside of the universe is in no box.
 func (b *Box) Contains(p *flow.Packet) bool {
 	path := p.Path
@@ -80,7 +71,7 @@ func (b *Box) Contains(p *flow.Packet) bool {
 		return false
 	}
 	f := p.Family()
-	hasPorts := p.Protocol.HasPorts() || p.Protocol == inet.UDPLite
+	ports := hasPorts(p.Protocol)
 	if p.Protocol == icmpOf(f) {
 		m := uint16(p.ICMPType)<<8 | uint16(p.ICMPCode)
 		if b.ICMP != nil && !slices.ContainsFunc(b.ICMP, func(r ICMPRange) bool { return r.Min <= m && m <= r.Max }) {
@@ -97,7 +88,7 @@ func (b *Box) Contains(p *flow.Packet) bool {
 		dst, dport = p.NATDst.Addr(), p.NATDst.Port()
 	}
 	if b.NAT == Translated {
-		if !b.holds(b.PreDst, p.Dst, f) || !inPorts(b.PreDstPorts, p.DstPort, hasPorts) {
+		if !b.holds(b.PreDst, p.Dst, f) || !inPorts(b.PreDstPorts, p.DstPort, ports) {
 			return false
 		}
 		if p.DstLocal && !b.PreLocal || !p.DstLocal && !b.PreOther {
@@ -113,7 +104,7 @@ func (b *Box) Contains(p *flow.Packet) bool {
 		}
 	}
 	return b.holds(b.Src, p.Src, f) && b.holds(b.Dst, dst, f) &&
-		inPorts(b.SrcPorts, p.SrcPort, hasPorts) && inPorts(b.DstPorts, dport, hasPorts)
+		inPorts(b.SrcPorts, p.SrcPort, ports) && inPorts(b.DstPorts, dport, ports)
 }
 
 func (b *Box) holds(s inet.PrefixSet, a netip.Addr, f inet.Family) bool {

@@ -1,0 +1,570 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package analyze
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"sort"
+
+	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
+)
+
+// budget is what all diagrams of an answer may cost together.
+type budget struct {
+	ctx    context.Context
+	states int // still allowed
+	bytes  int // likewise, of what is kept
+	used   int // states
+	reason string
+}
+
+// maxBytes bounds what diagrams and boxes keep.
+const maxBytes = 256 << 20
+
+func newBudget(ctx context.Context, o Options) *budget {
+	b := &budget{ctx: ctx, states: o.MaxStates, bytes: maxBytes}
+	if b.states <= 0 {
+		b.states = DefaultMaxStates
+	}
+	return b
+}
+
+// spend takes one state and some bytes from the budget. It reports false if nothing is left.
+func (b *budget) spend(bytes int) bool {
+	if b.reason != "" {
+		return false
+	}
+	b.used++
+	b.bytes -= bytes
+	switch {
+	case b.used > b.states:
+		b.stop(fmt.Sprintf("more than %d states", b.states))
+	case b.bytes < 0:
+		b.stop(fmt.Sprintf("more than %d MiB", maxBytes>>20))
+	case b.used&15 == 1 && b.ctx.Err() != nil:
+		b.stop(b.ctx.Err().Error())
+	}
+	return b.reason == ""
+}
+
+func (b *budget) stop(reason string) {
+	if b.reason == "" {
+		b.reason = reason
+	}
+}
+
+func (b *budget) extent() Extent {
+	return Extent{Partial: b.reason != "", Reason: b.reason, States: b.used}
+}
+
+// ranks are a closed-open range of cuts.
+type ranks struct{ lo, hi uint32 }
+
+// field is one dimension of a diagram: its values between neighbouring cuts are told apart by no rule.
+type field struct {
+	dim    dim
+	cuts   []key             // sorted
+	sets   map[int32][]ranks // of the sets that rules name
+	domain []ranks
+}
+
+// diagram decides pairs of chains for all packets. Both are in rules, one behind the other.
+type diagram struct {
+	*budget
+	sets   *spanSets
+	family inet.Family
+	rules  []rule
+	class  []int32 // by decision: those of one class are no change
+	fields [numDims]*field
+
+	modes [2]mode // 0 with ports, 1 without
+
+	// The lines that the first list has and the second has not, if that is all the difference: packets that match none of
+	// them are passed over.
+	focus []int32
+	// enough is asked of each leaf; it ends the building, and what was built means nothing then.
+	enough func(a, b int32) bool
+	ended  bool
+
+	nodes  []node
+	memo   map[[sha256.Size]byte]int32
+	leaves map[[2]int32]int32
+	buf    []byte
+
+	// Scratch.
+	lists [2 * (numDims + 1)][]int32 // by depth and chain
+	work  reducer
+	stamp []int32 // by set: local number in the split that is being made, plus one
+}
+
+// mode is what the rules are for packets with ports, or without.
+type mode struct {
+	order []dim // the fields behind L4, in the order in which they are looked at
+	// suffix identifies, by level and rule, what the rule demands of the fields from there on; 0 is nothing.
+	suffix [][]int32
+	dead   []bool // by rule: it demands a port of packets that have none
+}
+
+// node is a node of the diagram: a leaf, or a split on one field.
+type node struct {
+	leaf  bool
+	a, b  int32 // of a leaf: the decisions
+	dim   dim
+	edges []edge
+}
+
+type edge struct {
+	ranks []ranks
+	to    int32
+	set   int32 // the ranks as number of spanSets, once they are filed
+	filed bool
+}
+
+// The nodes that stand for all packets that do not change, and for those of which nothing is known.
+const (
+	same    = int32(0)
+	unknown = int32(-1)
+)
+
+func newDiagram(b *budget, sets *spanSets, family inet.Family, class []int32, chains ...chain) *diagram {
+	d := &diagram{
+		budget: b, sets: sets, family: family, class: class,
+		nodes: make([]node, 1), memo: map[[sha256.Size]byte]int32{}, leaves: map[[2]int32]int32{}, stamp: make([]int32, len(sets.list)),
+	}
+	for _, c := range chains {
+		at := int32(len(d.rules))
+		d.rules = append(d.rules, c...)
+		for i := range c {
+			if r := &d.rules[int(at)+i]; r.to >= 0 {
+				r.to += at
+			}
+		}
+	}
+	for x := range d.fields {
+		d.fields[x] = d.newField(dim(x))
+	}
+	for m := range d.modes {
+		d.modes[m] = d.newMode(m == 0)
+	}
+	return d
+}
+
+// newField collects the values of a field that the rules tell apart.
+func (d *diagram) newField(x dim) *field {
+	f := &field{dim: x, sets: map[int32][]ranks{}}
+	domain := x.domain(d.family)
+	add := func(s []span) {
+		for _, i := range s {
+			f.cuts = append(f.cuts, i.lo)
+			if i.hi != lastKey {
+				f.cuts = append(f.cuts, i.hi.next())
+			}
+		}
+	}
+	add(domain)
+	for i := range d.rules {
+		id := d.rules[i].sets[x]
+		if _, ok := f.sets[id]; id != 0 && !ok {
+			f.sets[id] = nil
+			add(d.sets.list[id])
+		}
+	}
+	if x == dimL4 {
+		// Protocols with ports are told from those without.
+		add(portProtocols)
+	}
+	slices.SortFunc(f.cuts, key.compare)
+	f.cuts = slices.Compact(f.cuts)
+	f.domain = f.ranks(domain)
+	for id := range f.sets {
+		f.sets[id] = f.ranks(d.sets.list[id])
+	}
+	return f
+}
+
+// portProtocols are the values of L4 whose packets have ports.
+var portProtocols = []span{l4Of(inet.TCP), l4Of(inet.UDP), l4Of(inet.SCTP), l4Of(inet.UDPLite)}
+
+func l4Of(p inet.Protocol) span { return numbers(uint32(p)<<16, uint32(p)<<16|0xffff) }
+
+func (f *field) ranks(s []span) []ranks {
+	out := make([]ranks, len(s))
+	for i, x := range s {
+		out[i] = ranks{f.rank(x.lo), uint32(len(f.cuts))}
+		if x.hi != lastKey {
+			out[i].hi = f.rank(x.hi.next())
+		}
+	}
+	return out
+}
+
+func (f *field) rank(k key) uint32 {
+	return uint32(sort.Search(len(f.cuts), func(i int) bool { return f.cuts[i].compare(k) >= 0 }))
+}
+
+// spans is the inverse of ranks.
+func (f *field) spans(rs []ranks) []span {
+	out := make([]span, 0, len(rs))
+	for _, r := range rs {
+		s := span{f.cuts[r.lo], lastKey}
+		if int(r.hi) < len(f.cuts) {
+			s.hi = f.cuts[r.hi].prev()
+		}
+		out = append(out, s)
+	}
+	return union(out)
+}
+
+func (d *diagram) newMode(ports bool) mode {
+	var m mode
+	for x := dimSrc; x < numDims; x++ {
+		if !ports && x.isPort() {
+			continue
+		}
+		if len(d.fields[x].sets) > 0 {
+			m.order = append(m.order, x)
+		}
+	}
+	slices.SortStableFunc(m.order, func(a, b dim) int { return len(d.fields[a].cuts) - len(d.fields[b].cuts) })
+	m.dead = make([]bool, len(d.rules))
+	if !ports {
+		for i := range d.rules {
+			for _, x := range [...]dim{dimSrcPort, dimDstPort, dimPreDstPort} {
+				m.dead[i] = m.dead[i] || d.rules[i].absent&(1<<x) == 0
+			}
+		}
+	} else {
+		for i := range d.rules {
+			for _, x := range [...]dim{dimSrcPort, dimDstPort, dimPreDstPort} {
+				id := d.rules[i].sets[x]
+				m.dead[i] = m.dead[i] || id != 0 && len(d.sets.list[id]) == 0
+			}
+		}
+	}
+	m.suffix = make([][]int32, len(m.order)+1)
+	m.suffix[len(m.order)] = make([]int32, len(d.rules))
+	// A number stands for a list of fields and sets, so that it means the same on every level.
+	ids := map[[3]int32]int32{}
+	for l := len(m.order) - 1; l >= 0; l-- {
+		m.suffix[l] = slices.Clone(m.suffix[l+1])
+		for i := range d.rules {
+			set := d.rules[i].sets[m.order[l]]
+			if set == 0 {
+				continue
+			}
+			k := [3]int32{int32(m.order[l]), set, m.suffix[l+1][i]}
+			id, ok := ids[k]
+			if !ok {
+				id = int32(len(ids) + 1)
+				ids[k] = id
+			}
+			m.suffix[l][i] = id
+		}
+	}
+	return m
+}
+
+// alive returns the rules of a list that the mode leaves.
+func (m *mode) alive(list []int32) []int32 {
+	out := make([]int32, 0, len(list))
+	for _, r := range list {
+		if !m.dead[r] {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// build decides the pair of the chains that begin at a and at b (and end before b and at the end) for all packets.
+func (d *diagram) build(a, b []int32) int32 {
+	if !d.spend(0) {
+		return unknown
+	}
+	n := node{dim: dimL4}
+	d.split(d.fields[dimL4], a, b, func(rs []ranks, a, b []int32) {
+		withPorts, without := d.byPorts(rs)
+		for m, rs := range [...][]ranks{withPorts, without} {
+			if len(rs) > 0 {
+				mode := &d.modes[m]
+				n.edges = append(n.edges, edge{ranks: rs, to: d.child(mode, 0, mode.alive(a), mode.alive(b))})
+			}
+		}
+	})
+	return d.file(n)
+}
+
+// byPorts tells the protocols with ports from the others.
+func (d *diagram) byPorts(rs []ranks) (with, without []ranks) {
+	f := d.fields[dimL4]
+	ports := f.ranks(portProtocols)
+	for _, r := range rs {
+		for lo := r.lo; lo < r.hi; lo++ {
+			out := &without
+			if slices.ContainsFunc(ports, func(p ranks) bool { return p.lo <= lo && lo < p.hi }) {
+				out = &with
+			}
+			*out = appendRank(*out, lo)
+		}
+	}
+	return with, without
+}
+
+// appendRank appends an interval between neighbouring cuts.
+func appendRank(rs []ranks, lo uint32) []ranks {
+	if n := len(rs); n > 0 && rs[n-1].hi == lo {
+		rs[n-1].hi++
+		return rs
+	}
+	return append(rs, ranks{lo, lo + 1})
+}
+
+// file makes a node of a split, unless it is none.
+func (d *diagram) file(n node) int32 {
+	// Packets that end in one place belong together.
+	slices.SortStableFunc(n.edges, func(a, b edge) int { return int(a.to) - int(b.to) })
+	out := n.edges[:0]
+	for _, e := range n.edges {
+		if k := len(out); k > 0 && out[k-1].to == e.to {
+			out[k-1].ranks = append(out[k-1].ranks, e.ranks...)
+			continue
+		}
+		out = append(out, e)
+	}
+	n.edges = out
+	for i := range out {
+		rs := out[i].ranks
+		slices.SortFunc(rs, func(a, b ranks) int { return int(a.lo) - int(b.lo) })
+		joined := rs[:0]
+		for _, r := range rs {
+			if k := len(joined); k > 0 && joined[k-1].hi == r.lo {
+				joined[k-1].hi = r.hi
+				continue
+			}
+			joined = append(joined, r)
+		}
+		out[i].ranks = joined
+		d.bytes -= 8*len(joined) + 32
+	}
+	if len(out) == 0 {
+		return same
+	}
+	if len(out) == 1 && (out[0].to == same || out[0].to == unknown || slices.Equal(out[0].ranks, d.fields[n.dim].domain)) {
+		return out[0].to
+	}
+	if out[0].to == same {
+		n.edges = out[1:]
+	}
+	n.edges = slices.Clip(n.edges)
+	d.nodes = append(d.nodes, n)
+	return int32(len(d.nodes) - 1)
+}
+
+// child decides a pair of lists for the packets whose fields before a level are settled.
+func (d *diagram) child(m *mode, level int, a, b []int32) int32 {
+	if d.reason != "" || d.ended {
+		return unknown
+	}
+	depth := 2 * level
+	suffix := m.suffix[level]
+	la, atA := d.work.reduce(d.rules, suffix, nil, a, d.lists[depth][:0])
+	d.lists[depth] = la
+	d.buf = d.work.content(suffix, la, atA, d.buf[:0])
+	lb, atB := d.work.reduce(d.rules, suffix, nil, b, d.lists[depth+1][:0])
+	d.lists[depth+1] = lb
+	d.buf = binary.LittleEndian.AppendUint32(d.buf, uint32(len(la)))
+	d.buf = d.work.content(suffix, lb, atB, d.buf)
+	if atA < 0 && atB < 0 {
+		return d.leaf(^atA, ^atB)
+	}
+	for trivial(d.rules, m.order[level], la) && trivial(d.rules, m.order[level], lb) {
+		level++
+	}
+	if m == &d.modes[1] {
+		d.buf = append(d.buf, 0)
+	}
+	sum := sha256.Sum256(d.buf)
+	if id, ok := d.memo[sum]; ok {
+		return id
+	}
+	if d.equal(suffix, la, lb) {
+		d.memo[sum] = same
+		return same
+	}
+	if !d.spend(sha256.Size + 64) {
+		return unknown
+	}
+	n := node{dim: m.order[level]}
+	d.split(d.fields[n.dim], la, lb, func(rs []ranks, a, b []int32) {
+		n.edges = append(n.edges, edge{ranks: rs, to: d.child(m, level+1, a, b)})
+	})
+	id := d.file(n)
+	if d.reason == "" && !d.ended {
+		d.memo[sum] = id
+	}
+	return id
+}
+
+func (d *diagram) leaf(a, b int32) int32 {
+	if d.class[a] == d.class[b] {
+		return same
+	}
+	d.ended = d.ended || d.enough != nil && d.enough(a, b)
+	id, ok := d.leaves[[2]int32{a, b}]
+	if !ok {
+		id = int32(len(d.nodes))
+		d.leaves[[2]int32{a, b}] = id
+		d.nodes = append(d.nodes, node{leaf: true, a: a, b: b})
+	}
+	return id
+}
+
+// equal reports whether two lists are sure to decide alike, as far as classes go.
+func (d *diagram) equal(suffix, a, b []int32) bool {
+	x, atX := d.work.reduce(d.rules, suffix, d.class, a, d.lists[2*numDims][:0])
+	d.lists[2*numDims] = x
+	d.buf = d.work.content(suffix, x, atX, d.buf[:0])
+	n := len(d.buf)
+	y, atY := d.work.reduce(d.rules, suffix, d.class, b, d.lists[2*numDims+1][:0])
+	d.lists[2*numDims+1] = y
+	d.buf = d.work.content(suffix, y, atY, d.buf)
+	return bytes.Equal(d.buf[:n], d.buf[n:])
+}
+
+func trivial(rules []rule, x dim, list []int32) bool {
+	for _, i := range list {
+		if rules[i].sets[x] != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// split calls f for all groups of values of a field that the rules of both lists do not tell apart, with those rules that
+// hold for them. The lists that it hands over are valid during the call.
+func (d *diagram) split(f *field, a, b []int32, fn func(rs []ranks, a, b []int32)) {
+	const inDomain = 0
+	var named []int32 // sets, by local number minus one
+	events := make([]uint64, 0, 64)
+	addEvents := func(rs []ranks, local int) {
+		for _, r := range rs {
+			events = append(events, uint64(r.lo)<<32|uint64(local)<<1, uint64(r.hi)<<32|uint64(local)<<1|1)
+		}
+	}
+	addEvents(f.domain, inDomain)
+	number := func(list []int32) []int32 {
+		locals := make([]int32, len(list))
+		for i, r := range list {
+			id := d.rules[r].sets[f.dim]
+			if id == 0 {
+				continue
+			}
+			if d.stamp[id] == 0 {
+				named = append(named, id)
+				d.stamp[id] = int32(len(named))
+				addEvents(f.sets[id], len(named))
+			}
+			locals[i] = d.stamp[id]
+		}
+		return locals
+	}
+	localA, localB := number(a), number(b)
+	for _, id := range named {
+		d.stamp[id] = 0
+	}
+	slices.Sort(events)
+
+	type group struct {
+		bits  []uint64
+		ranks []ranks
+	}
+	var groups []group
+	known := map[string]int{}
+	bits := make([]uint64, len(named)/64+1)
+	var k []byte
+	for i := 0; i < len(events); {
+		at := events[i] >> 32
+		for ; i < len(events) && events[i]>>32 == at; i++ {
+			local := uint32(events[i]) >> 1
+			if events[i]&1 == 0 {
+				bits[local>>6] |= 1 << (local & 63)
+			} else {
+				bits[local>>6] &^= 1 << (local & 63)
+			}
+		}
+		if i == len(events) || bits[0]&1 == 0 {
+			continue
+		}
+		k = k[:0]
+		for _, w := range bits {
+			k = binary.LittleEndian.AppendUint64(k, w)
+		}
+		g, ok := known[string(k)]
+		if !ok {
+			g = len(groups)
+			known[string(k)] = g
+			groups = append(groups, group{bits: slices.Clone(bits)})
+		}
+		groups[g].ranks = append(groups[g].ranks, ranks{uint32(at), uint32(events[i] >> 32)})
+	}
+	subA, subB := make([]int32, 0, len(a)), make([]int32, 0, len(b))
+	focus, pass := make([]int32, 0, len(d.focus)), len(d.focus) > 0
+	for _, r := range d.focus {
+		if i, ok := slices.BinarySearch(a, r); ok {
+			focus = append(focus, localA[i])
+			pass = pass && localA[i] != 0
+		}
+	}
+	// A line that holds for all packets that are left may be gone: another one of its effect stands for it.
+	pass = pass && len(focus) > 0
+	for _, g := range groups {
+		if pass && !slices.ContainsFunc(focus, func(l int32) bool { return g.bits[l>>6]&(1<<(l&63)) != 0 }) {
+			continue
+		}
+		if d.reason != "" {
+			fn(g.ranks, nil, nil)
+			continue
+		}
+		subA, subB = subA[:0], subB[:0]
+		for i, r := range a {
+			if l := localA[i]; l == 0 || g.bits[l>>6]&(1<<(l&63)) != 0 {
+				subA = append(subA, r)
+			}
+		}
+		for i, r := range b {
+			if l := localB[i]; l == 0 || g.bits[l>>6]&(1<<(l&63)) != 0 {
+				subB = append(subB, r)
+			}
+		}
+		fn(g.ranks, subA, subB)
+	}
+}
+
+// buildPair decides two chains, the first of which has n lines.
+func (d *diagram) buildPair(n int) int32 {
+	all := make([]int32, len(d.rules))
+	for i := range all {
+		all[i] = int32(i)
+	}
+	return d.build(all[:n], all[n:])
+}
+
+// eachLeaf calls f with the leaves below a node.
+func (d *diagram) eachLeaf(id int32, seen map[int32]bool, f func(a, b int32)) {
+	if id == same || id == unknown || seen[id] {
+		return
+	}
+	seen[id] = true
+	n := &d.nodes[id]
+	if n.leaf {
+		f(n.a, n.b)
+		return
+	}
+	for _, e := range n.edges {
+		d.eachLeaf(e.to, seen, f)
+	}
+}
