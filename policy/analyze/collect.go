@@ -87,39 +87,96 @@ func (c *collector) take(d *diagram, root int32, g *group) {
 		}
 	}
 	base = c.mergeOuter(base)
-	var cur [numDims]int32
-	var walk func(id int32)
-	walk = func(id int32) {
-		if id == unknown || c.n > c.max {
+	x := extractor{c: c, d: d, entries: make([][]entry, len(d.nodes)), tails: []tail{{}}, known: map[tail]int32{}}
+	for _, e := range x.of(root) {
+		if c.n += len(base); c.n > c.max {
+			c.budget.stop(fmt.Sprintf("more than %d boxes", c.max))
 			return
 		}
-		n := &d.nodes[id]
-		if n.leaf {
-			p := pair{n.a, n.b}
-			for _, r := range base {
-				r.sets = cur
-				c.raws[p] = append(c.raws[p], r)
-			}
-			if c.n += len(base); c.n > c.max {
-				c.budget.stop(fmt.Sprintf("more than %d boxes", c.max))
-			}
-			return
+		leaf := &d.nodes[e.leaf]
+		var sets [numDims]int32
+		for t := x.tails[e.tail]; t.set != 0; t = x.tails[t.next] {
+			sets[t.dim] = t.set
 		}
-		before := cur[n.dim]
-		for i := range n.edges {
-			e := &n.edges[i]
-			if e.to == unknown {
-				continue
-			}
-			if !e.filed {
-				e.set, e.filed = c.setOf(d.fields[n.dim].spans(e.ranks), n.dim, d.family), true
-			}
-			cur[n.dim] = e.set
-			walk(e.to)
+		p := pair{leaf.a, leaf.b}
+		for _, r := range base {
+			r.sets = sets
+			c.raws[p] = append(c.raws[p], r)
 		}
-		cur[n.dim] = before
 	}
-	walk(root)
+}
+
+// extractor finds the boxes of a diagram from its leaves upwards: so each node is looked at once, and boxes that differ in
+// one field are joined on the way.
+type extractor struct {
+	c       *collector
+	d       *diagram
+	entries [][]entry // by node; nil where not known yet
+	tails   []tail    // 0 is the end
+	known   map[tail]int32
+}
+
+// entry is a box below a node: a leaf, and the sets of the fields on the way.
+type entry struct{ leaf, tail int32 }
+
+// tail is what a box says of a field, and what it says of those behind. Fields that are not named may have any value.
+type tail struct {
+	dim       dim
+	set, next int32
+}
+
+// of returns the boxes below a node.
+func (x *extractor) of(id int32) []entry {
+	if id == same || id == unknown {
+		return nil
+	}
+	if x.entries[id] != nil {
+		return x.entries[id]
+	}
+	n := &x.d.nodes[id]
+	if n.leaf {
+		x.entries[id] = []entry{{id, 0}}
+		return x.entries[id]
+	}
+	index := map[entry]int{}
+	var order []entry
+	var where [][]ranks
+	for _, e := range n.edges {
+		for _, below := range x.of(e.to) {
+			i, ok := index[below]
+			if !ok {
+				i = len(order)
+				index[below] = i
+				order, where = append(order, below), append(where, nil)
+			}
+			where[i] = append(where[i], e.ranks...)
+		}
+		if x.c.budget.reason == "" && len(order) > x.c.max {
+			x.c.budget.stop(fmt.Sprintf("more than %d boxes", x.c.max))
+		}
+	}
+	f := x.d.fields[n.dim]
+	out := make([]entry, len(order))
+	for i, e := range order {
+		out[i] = entry{e.leaf, x.tail(n.dim, x.c.setOf(f.spans(where[i]), n.dim, x.d.family), e.tail)}
+	}
+	x.c.budget.bytes -= 8 * len(out)
+	x.entries[id] = out
+	return out
+}
+
+func (x *extractor) tail(d dim, set, next int32) int32 {
+	if set == 0 {
+		return next
+	}
+	t := tail{d, set, next}
+	id, ok := x.known[t]
+	if !ok {
+		id = int32(len(x.tails))
+		x.known[t] = id
+		x.tails = append(x.tails, t)
+	}
+	return id
 }
 
 func (c *collector) kindID(ks []kind, i int) int32 { return c.nameID(nameSet{ks[i].names, ks[i].part}) }

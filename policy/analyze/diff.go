@@ -46,7 +46,7 @@ func Diff(ctx context.Context, before, after Input, o Options) (*Report, error) 
 				return nil, err
 			}
 			d := newDiagram(a.budget, a.sets, g.family, a.class(o.By), chains...)
-			c.take(d, d.buildPair(len(chains[0])), g)
+			c.take(d, d.build(d.pair(len(chains[0]))), g)
 		}
 	}
 	r := &Report{Extent: a.extent()}

@@ -4,6 +4,7 @@ package analyze
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -84,9 +85,6 @@ type diagram struct {
 
 	modes [2]mode // 0 with ports, 1 without
 
-	// The lines that the first list has and the second has not, if that is all the difference: packets that match none of
-	// them are passed over.
-	focus []int32
 	// enough is asked of each leaf; it ends the building, and what was built means nothing then.
 	enough func(a, b int32) bool
 	ended  bool
@@ -121,8 +119,6 @@ type node struct {
 type edge struct {
 	ranks []ranks
 	to    int32
-	set   int32 // the ranks as number of spanSets, once they are filed
-	filed bool
 }
 
 // The nodes that stand for all packets that do not change, and for those of which nothing is known.
@@ -220,6 +216,24 @@ func (f *field) spans(rs []ranks) []span {
 	return union(out)
 }
 
+// weight returns how many lines hold for a value of a field, on average over the values that are told apart. What looks at
+// the field of the least weight first has short lists from there on.
+func (d *diagram) weight(x dim) float64 {
+	f := d.fields[x]
+	lines := 0.0
+	for i := range d.rules {
+		id := d.rules[i].sets[x]
+		if id == 0 {
+			lines += float64(len(f.cuts))
+			continue
+		}
+		for _, r := range f.sets[id] {
+			lines += float64(r.hi - r.lo)
+		}
+	}
+	return lines / float64(len(f.cuts))
+}
+
 func (d *diagram) newMode(ports bool) mode {
 	var m mode
 	for x := dimSrc; x < numDims; x++ {
@@ -230,7 +244,11 @@ func (d *diagram) newMode(ports bool) mode {
 			m.order = append(m.order, x)
 		}
 	}
-	slices.SortStableFunc(m.order, func(a, b dim) int { return len(d.fields[a].cuts) - len(d.fields[b].cuts) })
+	weight := map[dim]float64{}
+	for _, x := range m.order {
+		weight[x] = d.weight(x)
+	}
+	slices.SortStableFunc(m.order, func(a, b dim) int { return cmp.Compare(weight[a], weight[b]) })
 	m.dead = make([]bool, len(d.rules))
 	if !ports {
 		for i := range d.rules {
@@ -280,18 +298,26 @@ func (m *mode) alive(list []int32) []int32 {
 	return out
 }
 
-// build decides the pair of the chains that begin at a and at b (and end before b and at the end) for all packets.
-func (d *diagram) build(a, b []int32) int32 {
+// pairOf are two lists of lines, and the lines that may make a difference between them: a packet that matches none of
+// focus fares alike, unless all is set.
+type pairOf struct {
+	a, b, focus []int32
+	all         bool
+}
+
+// build decides a pair of lists for all packets.
+func (d *diagram) build(p pairOf) int32 {
 	if !d.spend(0) {
 		return unknown
 	}
 	n := node{dim: dimL4}
-	d.split(d.fields[dimL4], a, b, func(rs []ranks, a, b []int32) {
+	d.split(d.fields[dimL4], p, func(rs []ranks, p pairOf) {
 		withPorts, without := d.byPorts(rs)
 		for m, rs := range [...][]ranks{withPorts, without} {
 			if len(rs) > 0 {
 				mode := &d.modes[m]
-				n.edges = append(n.edges, edge{ranks: rs, to: d.child(mode, 0, mode.alive(a), mode.alive(b))})
+				q := pairOf{mode.alive(p.a), mode.alive(p.b), mode.alive(p.focus), p.all}
+				n.edges = append(n.edges, edge{ranks: rs, to: d.child(mode, 0, q)})
 			}
 		}
 	})
@@ -365,16 +391,19 @@ func (d *diagram) file(n node) int32 {
 }
 
 // child decides a pair of lists for the packets whose fields before a level are settled.
-func (d *diagram) child(m *mode, level int, a, b []int32) int32 {
-	if d.reason != "" || d.ended {
+func (d *diagram) child(m *mode, level int, p pairOf) int32 {
+	switch {
+	case d.reason != "" || d.ended:
 		return unknown
+	case !p.all && len(p.focus) == 0:
+		return same
 	}
 	depth := 2 * level
 	suffix := m.suffix[level]
-	la, atA := d.work.reduce(d.rules, suffix, nil, a, d.lists[depth][:0])
+	la, atA := d.work.reduce(d.rules, suffix, nil, p.a, d.lists[depth][:0])
 	d.lists[depth] = la
 	d.buf = d.work.content(suffix, la, atA, d.buf[:0])
-	lb, atB := d.work.reduce(d.rules, suffix, nil, b, d.lists[depth+1][:0])
+	lb, atB := d.work.reduce(d.rules, suffix, nil, p.b, d.lists[depth+1][:0])
 	d.lists[depth+1] = lb
 	d.buf = binary.LittleEndian.AppendUint32(d.buf, uint32(len(la)))
 	d.buf = d.work.content(suffix, lb, atB, d.buf)
@@ -399,8 +428,9 @@ func (d *diagram) child(m *mode, level int, a, b []int32) int32 {
 		return unknown
 	}
 	n := node{dim: m.order[level]}
-	d.split(d.fields[n.dim], la, lb, func(rs []ranks, a, b []int32) {
-		n.edges = append(n.edges, edge{ranks: rs, to: d.child(m, level+1, a, b)})
+	p.a, p.b = la, lb
+	d.split(d.fields[n.dim], p, func(rs []ranks, p pairOf) {
+		n.edges = append(n.edges, edge{ranks: rs, to: d.child(m, level+1, p)})
 	})
 	id := d.file(n)
 	if d.reason == "" && !d.ended {
@@ -442,115 +472,6 @@ func trivial(rules []rule, x dim, list []int32) bool {
 		}
 	}
 	return true
-}
-
-// split calls f for all groups of values of a field that the rules of both lists do not tell apart, with those rules that
-// hold for them. The lists that it hands over are valid during the call.
-func (d *diagram) split(f *field, a, b []int32, fn func(rs []ranks, a, b []int32)) {
-	const inDomain = 0
-	var named []int32 // sets, by local number minus one
-	events := make([]uint64, 0, 64)
-	addEvents := func(rs []ranks, local int) {
-		for _, r := range rs {
-			events = append(events, uint64(r.lo)<<32|uint64(local)<<1, uint64(r.hi)<<32|uint64(local)<<1|1)
-		}
-	}
-	addEvents(f.domain, inDomain)
-	number := func(list []int32) []int32 {
-		locals := make([]int32, len(list))
-		for i, r := range list {
-			id := d.rules[r].sets[f.dim]
-			if id == 0 {
-				continue
-			}
-			if d.stamp[id] == 0 {
-				named = append(named, id)
-				d.stamp[id] = int32(len(named))
-				addEvents(f.sets[id], len(named))
-			}
-			locals[i] = d.stamp[id]
-		}
-		return locals
-	}
-	localA, localB := number(a), number(b)
-	for _, id := range named {
-		d.stamp[id] = 0
-	}
-	slices.Sort(events)
-
-	type group struct {
-		bits  []uint64
-		ranks []ranks
-	}
-	var groups []group
-	known := map[string]int{}
-	bits := make([]uint64, len(named)/64+1)
-	var k []byte
-	for i := 0; i < len(events); {
-		at := events[i] >> 32
-		for ; i < len(events) && events[i]>>32 == at; i++ {
-			local := uint32(events[i]) >> 1
-			if events[i]&1 == 0 {
-				bits[local>>6] |= 1 << (local & 63)
-			} else {
-				bits[local>>6] &^= 1 << (local & 63)
-			}
-		}
-		if i == len(events) || bits[0]&1 == 0 {
-			continue
-		}
-		k = k[:0]
-		for _, w := range bits {
-			k = binary.LittleEndian.AppendUint64(k, w)
-		}
-		g, ok := known[string(k)]
-		if !ok {
-			g = len(groups)
-			known[string(k)] = g
-			groups = append(groups, group{bits: slices.Clone(bits)})
-		}
-		groups[g].ranks = append(groups[g].ranks, ranks{uint32(at), uint32(events[i] >> 32)})
-	}
-	subA, subB := make([]int32, 0, len(a)), make([]int32, 0, len(b))
-	focus, pass := make([]int32, 0, len(d.focus)), len(d.focus) > 0
-	for _, r := range d.focus {
-		if i, ok := slices.BinarySearch(a, r); ok {
-			focus = append(focus, localA[i])
-			pass = pass && localA[i] != 0
-		}
-	}
-	// A line that holds for all packets that are left may be gone: another one of its effect stands for it.
-	pass = pass && len(focus) > 0
-	for _, g := range groups {
-		if pass && !slices.ContainsFunc(focus, func(l int32) bool { return g.bits[l>>6]&(1<<(l&63)) != 0 }) {
-			continue
-		}
-		if d.reason != "" {
-			fn(g.ranks, nil, nil)
-			continue
-		}
-		subA, subB = subA[:0], subB[:0]
-		for i, r := range a {
-			if l := localA[i]; l == 0 || g.bits[l>>6]&(1<<(l&63)) != 0 {
-				subA = append(subA, r)
-			}
-		}
-		for i, r := range b {
-			if l := localB[i]; l == 0 || g.bits[l>>6]&(1<<(l&63)) != 0 {
-				subB = append(subB, r)
-			}
-		}
-		fn(g.ranks, subA, subB)
-	}
-}
-
-// buildPair decides two chains, the first of which has n lines.
-func (d *diagram) buildPair(n int) int32 {
-	all := make([]int32, len(d.rules))
-	for i := range all {
-		all[i] = int32(i)
-	}
-	return d.build(all[:n], all[n:])
 }
 
 // eachLeaf calls f with the leaves below a node.

@@ -275,13 +275,13 @@ func (r *reacher) visitL4(list []int32, leaf func([]int32), done func([]int32) b
 	if !r.spend(0) {
 		return
 	}
-	r.d.split(f, list, nil, func(rs []ranks, a, _ []int32) {
+	r.d.split(f, pairOf{a: list, all: true}, func(rs []ranks, p pairOf) {
 		with, without := r.d.byPorts(rs)
 		for m, rs := range [...][]ranks{with, without} {
 			if len(rs) > 0 {
 				r.cur[dimL4], r.portful = &f.cuts[rs[0].lo], m == 0
 				mode := &r.d.modes[m]
-				r.visit(mode, 0, mode.alive(a), leaf, done)
+				r.visit(mode, 0, mode.alive(p.a), leaf, done)
 			}
 		}
 	})
@@ -318,10 +318,10 @@ func (r *reacher) visit(m *mode, level int, list []int32, leaf func([]int32), do
 	}
 	r.visited[string(r.buf)] = true
 	f := r.d.fields[m.order[level]]
-	r.d.split(f, list, nil, func(rs []ranks, a, _ []int32) {
+	r.d.split(f, pairOf{a: list, all: true}, func(rs []ranks, p pairOf) {
 		before := r.cur[f.dim]
 		r.cur[f.dim] = &f.cuts[rs[0].lo]
-		r.visit(m, level+1, a, leaf, done)
+		r.visit(m, level+1, p.a, leaf, done)
 		r.cur[f.dim] = before
 	})
 }
@@ -396,7 +396,7 @@ func (r *reacher) without(d *diagram, all, lines []int32, origin int32) {
 		return ok
 	})
 	verdict := func(i int32) flow.Verdict { return r.decisions[i].Verdict }
-	d.focus, d.ended = lines, false
+	d.ended = false
 	d.enough = func(a, b int32) bool {
 		if verdict(a) != verdict(b) {
 			x.matters = true
@@ -405,7 +405,7 @@ func (r *reacher) without(d *diagram, all, lines []int32, origin int32) {
 		}
 		return x.matters
 	}
-	if root := d.build(all, rest); !x.matters {
+	if root := d.build(pairOf{a: all, b: rest, focus: lines}); !x.matters {
 		// Leaves that were known already were not asked of.
 		d.eachLeaf(root, map[int32]bool{}, func(a, b int32) { d.enough(a, b) })
 	}

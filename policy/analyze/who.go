@@ -57,7 +57,7 @@ func Who(ctx context.Context, in Input, q Query, o Options) (*Answer, error) {
 			}
 			asked := q.restrict(a.sides[0], chains[0], g.family, ignored)
 			d := newDiagram(a.budget, a.sets, g.family, q.class(a.decisions, ignored), asked, chain{{absent: 0xff, to: ^ignored}})
-			c.take(d, d.buildPair(len(asked)), g)
+			c.take(d, d.build(d.pair(len(asked))), g)
 		}
 	}
 	r := &Answer{Extent: a.extent()}

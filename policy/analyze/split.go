@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package analyze
+
+import (
+	"encoding/binary"
+	"math/bits"
+	"slices"
+)
+
+// split calls fn for all groups of values of a field that the lines of p do not tell apart, with those lines that hold for
+// them. The lists that it hands over are valid during the call. Groups without a line of the focus are passed over.
+func (d *diagram) split(f *field, p pairOf, fn func(rs []ranks, p pairOf)) {
+	s := splitter{d: d, f: f}
+	s.number(p.a, p.b, p.focus)
+	parts := [...]parted{s.part(p.a), s.part(p.b), s.part(p.focus)}
+	for _, g := range s.groups() {
+		if d.reason != "" || d.ended {
+			fn(g.ranks, pairOf{all: p.all})
+			continue
+		}
+		q := pairOf{all: p.all}
+		s.open = s.open[:0]
+		for i, w := range g.bits {
+			for ; w != 0; w &= w - 1 {
+				s.open = append(s.open, i<<6|bits.TrailingZeros64(w))
+			}
+		}
+		if !p.all {
+			if q.focus = parts[2].of(s.open); len(q.focus) == 0 {
+				continue
+			}
+		}
+		q.a, q.b = parts[0].of(s.open), parts[1].of(s.open)
+		fn(g.ranks, q)
+	}
+}
+
+// splitter divides the values of one field.
+type splitter struct {
+	d      *diagram
+	f      *field
+	named  []int32 // sets, by local number minus one; 0 is the domain
+	events []uint64
+	open   []int // local numbers of the sets that hold a group
+}
+
+// valueGroup are values that no set tells apart.
+type valueGroup struct {
+	bits  []uint64 // by local number
+	ranks []ranks
+}
+
+// number gives the sets of the lines local numbers, and leaves them in stamp.
+func (s *splitter) number(lists ...[]int32) {
+	s.add(s.f.domain, 0)
+	for _, list := range lists {
+		for _, r := range list {
+			id := s.d.rules[r].sets[s.f.dim]
+			if id != 0 && s.d.stamp[id] == 0 {
+				s.named = append(s.named, id)
+				s.d.stamp[id] = int32(len(s.named))
+				s.add(s.f.sets[id], len(s.named))
+			}
+		}
+	}
+}
+
+func (s *splitter) add(rs []ranks, local int) {
+	for _, r := range rs {
+		s.events = append(s.events, uint64(r.lo)<<32|uint64(local)<<1, uint64(r.hi)<<32|uint64(local)<<1|1)
+	}
+}
+
+// groups returns the groups, in the order in which they first occur, and clears stamp.
+func (s *splitter) groups() []valueGroup {
+	for _, id := range s.named {
+		s.d.stamp[id] = 0
+	}
+	slices.Sort(s.events)
+	var groups []valueGroup
+	known := map[string]int{}
+	cur := make([]uint64, len(s.named)/64+1)
+	var k []byte
+	for i := 0; i < len(s.events); {
+		at := s.events[i] >> 32
+		for ; i < len(s.events) && s.events[i]>>32 == at; i++ {
+			local := uint32(s.events[i]) >> 1
+			if s.events[i]&1 == 0 {
+				cur[local>>6] |= 1 << (local & 63)
+			} else {
+				cur[local>>6] &^= 1 << (local & 63)
+			}
+		}
+		if i == len(s.events) || cur[0]&1 == 0 {
+			continue
+		}
+		k = k[:0]
+		for _, w := range cur {
+			k = binary.LittleEndian.AppendUint64(k, w)
+		}
+		g, ok := known[string(k)]
+		if !ok {
+			g = len(groups)
+			known[string(k)] = g
+			groups = append(groups, valueGroup{bits: slices.Clone(cur)})
+		}
+		groups[g].ranks = append(groups[g].ranks, ranks{uint32(at), uint32(s.events[i] >> 32)})
+	}
+	return groups
+}
+
+// parted is a list by what its lines ask of a field.
+type parted struct {
+	any   []int32 // those that ask nothing
+	from  []int32 // by local number: where its lines begin in lines
+	lines []int32
+	some  []int32 // scratch
+	out   []int32
+}
+
+// part divides a list. The sets have their local numbers in stamp.
+func (s *splitter) part(list []int32) parted {
+	p := parted{from: make([]int32, len(s.named)+2)}
+	for _, r := range list {
+		p.from[s.d.stamp[s.d.rules[r].sets[s.f.dim]]+1]++
+	}
+	for i := 1; i < len(p.from); i++ {
+		p.from[i] += p.from[i-1]
+	}
+	at := slices.Clone(p.from)
+	p.lines = make([]int32, len(list))
+	for _, r := range list {
+		l := s.d.stamp[s.d.rules[r].sets[s.f.dim]]
+		p.lines[at[l]] = r
+		at[l]++
+	}
+	p.any = p.lines[:p.from[1]]
+	return p
+}
+
+// of returns the lines that hold where the sets with the given local numbers do, in order. It is valid until the next call.
+func (p *parted) of(open []int) []int32 {
+	p.some = p.some[:0]
+	for _, l := range open {
+		if l > 0 {
+			p.some = append(p.some, p.lines[p.from[l]:p.from[l+1]]...)
+		}
+	}
+	slices.Sort(p.some)
+	p.out = p.out[:0]
+	i := 0
+	for _, r := range p.some {
+		for i < len(p.any) && p.any[i] < r {
+			p.out = append(p.out, p.any[i])
+			i++
+		}
+		p.out = append(p.out, r)
+	}
+	p.out = append(p.out, p.any[i:]...)
+	return p.out
+}
