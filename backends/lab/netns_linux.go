@@ -60,6 +60,14 @@ func onThread(fn func() error) error {
 	return <-done
 }
 
+// NewNetns makes a network namespace with nothing in it. It exists until release is called and nothing in it is open.
+func NewNetns() (n Netns, release func() error, err error) {
+	if n, err = newNetns(); err != nil {
+		return Netns{}, nil, unavailable(err)
+	}
+	return n, n.close, nil
+}
+
 func newNetns() (Netns, error) {
 	var n Netns
 	err := onThread(func() error {
