@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -62,6 +63,10 @@ func List(ctx context.Context, netNS int) ([]Flow, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	strict, err := tcpStrict(netNS)
+	if err != nil {
+		return nil, err
+	}
 	known := map[flow.Tuple]bool{}
 	var out []Flow
 	for _, e := range entries {
@@ -98,8 +103,41 @@ func List(ctx context.Context, netNS int) ([]Flow, error) {
 		l.place(&f)
 		out = append(out, f)
 	}
+	for i := range out {
+		out[i].strict = strict && out[i].Tuple.Protocol == inet.TCP
+	}
 	slices.SortStableFunc(out, func(a, b Flow) int { return strings.Compare(a.Tuple.String(), b.Tuple.String()) })
 	return out, nil
+}
+
+// tcpStrict reports whether connection tracking of a namespace refuses to begin in the midst of a TCP connection.
+// Ref: Documentation/networking/nf_conntrack-sysctl.rst, nf_conntrack_tcp_loose.
+func tcpStrict(netNS int) (strict bool, err error) {
+	read := func() error {
+		b, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_tcp_loose")
+		if errors.Is(err, os.ErrNotExist) {
+			return nil // no connection tracking yet, so that it begins with the default
+		}
+		strict = strings.TrimSpace(string(b)) == "0"
+		return err
+	}
+	if netNS <= 0 {
+		err := read()
+		return strict, err
+	}
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		err := unix.Setns(netNS, unix.CLONE_NEWNET)
+		if err == nil {
+			err = read()
+		}
+		done <- err
+	}()
+	if err := <-done; err != nil {
+		return false, fmt.Errorf("read a setting of the namespace: %w", err)
+	}
+	return strict, nil
 }
 
 // lister asks a namespace.

@@ -35,6 +35,7 @@ type Flow struct {
 
 	routeOut string
 	dstLocal bool
+	strict   bool   // connection tracking takes its packets for invalid once it does not know the flow
 	entry    *entry // nil unless Tracked
 }
 
@@ -212,7 +213,7 @@ func reverse(t flow.Tuple) flow.Tuple {
 //
 // A flow that is tracked goes on unless the program denies its packets before connection tracking; with CutDenied and
 // CutAll it has to be let in anew, like one that is not tracked, which begins for connection tracking with its next
-// packet.
+// packet, or is invalid to it where net.netfilter.nf_conntrack_tcp_loose is 0.
 func Check(flows []Flow, j Judge, fate Fate, guards []Guard) []Finding {
 	var out []Finding
 	for i := range flows {
@@ -261,13 +262,17 @@ func check(f *Flow, j Judge, fate Fate) (Finding, bool) {
 			}
 		}
 	}
-	by, no := deniesLoop(denies, f.Packet(flow.New))
+	anew := !f.Tracked || fate != Keep
+	state, effect := flow.New, Bars
+	if anew {
+		effect = Cuts
+	}
+	if anew && f.strict && (fate == CutAll || !f.Tracked) {
+		state = flow.Invalid
+	}
+	by, no := deniesLoop(denies, f.Packet(state))
 	if !no {
 		return Finding{}, false
-	}
-	effect := Cuts
-	if f.Tracked && fate == Keep {
-		effect = Bars
 	}
 	return Finding{Flow: *f, Effect: effect, By: by}, true
 }
@@ -294,7 +299,11 @@ const maxShown = 10
 // Error implements error.
 func (e *LockoutError) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%v: %d flows", ErrLockout, len(e.Findings))
+	s := "s"
+	if len(e.Findings) == 1 {
+		s = ""
+	}
+	fmt.Fprintf(&b, "%v: %d flow%s", ErrLockout, len(e.Findings), s)
 	for i, f := range e.Findings {
 		if i == maxShown {
 			fmt.Fprintf(&b, "\n  and %d more", len(e.Findings)-i)

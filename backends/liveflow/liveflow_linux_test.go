@@ -349,3 +349,26 @@ func TestTranslatedFlows(t *testing.T) {
 	require.NoError(t, err)
 	require.Zero(t, n, "it is gone")
 }
+
+// Where connection tracking does not begin in the midst of a connection, forgetting one cuts it.
+func TestStrictConnectionTracking(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	require.NoError(t, p.Host.Do(func() error {
+		return os.WriteFile("/proc/sys/net/netfilter/nf_conntrack_tcp_loose", []byte("0"), 0)
+	}))
+	b := newBackend(t, p)
+	prog, m := compiled(t, p, allow)
+	_, err := b.Apply(t.Context(), prog, m)
+	require.NoError(t, err)
+	s := newSession(t, p.Host, p.Peer, "10.9.0.2:40000", "10.9.0.1:2222")
+	require.NoError(t, gate(t, p, liveflow.Options{Guards: sshGuard, Fate: liveflow.CutDenied}).Before(t.Context(), prog, m))
+	g := gate(t, p, liveflow.Options{Guards: sshGuard, Fate: liveflow.CutAll})
+	err = g.Before(t.Context(), prog, m)
+	require.ErrorContains(t, err, "cuts tcp 10.9.0.2:40000 > 10.9.0.1:2222")
+	require.ErrorContains(t, err, "by conntrack:invalid")
+	// It is as it was said.
+	_, err = g.After(t.Context(), prog, m)
+	require.NoError(t, err)
+	require.Error(t, s.echo(500*time.Millisecond))
+}
