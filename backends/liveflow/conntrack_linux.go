@@ -20,14 +20,16 @@ import (
 
 // Messages and attributes of ctnetlink. Ref: include/uapi/linux/netfilter/nfnetlink_conntrack.h.
 const (
-	ctGet, ctDelete                                                 = 1, 2
-	ctaTupleOrig, ctaTupleReply, ctaProtoinfo, ctaID, ctaZone       = 1, 2, 4, 12, 18
-	ctaTupleIP, ctaTupleProto                                       = 1, 2
-	ctaIPv4Src, ctaIPv4Dst, ctaIPv6Src, ctaIPv6Dst                  = 1, 2, 3, 4
-	ctaProtoNum, ctaProtoSrcPort, ctaProtoDstPort                   = 1, 2, 3
-	ctaICMPType, ctaICMPCode, ctaICMPv6Type, ctaICMPv6Code          = 5, 6, 8, 9
-	ctaProtoinfoTCP, ctaTCPState                                    = 1, 1
-	tcpLastAck, tcpTimeWait, tcpClose, tcpMaxState            uint8 = 6, 7, 8, 9
+	ctGet, ctDelete                                               = 1, 2
+	ctaTupleOrig, ctaTupleReply, ctaStatus, ctaProtoinfo          = 1, 2, 3, 4
+	ctaID, ctaZone                                                = 12, 18
+	ipsSeenReply                                           uint32 = 2 // linux/netfilter/nf_conntrack_common.h
+	ctaTupleIP, ctaTupleProto                                     = 1, 2
+	ctaIPv4Src, ctaIPv4Dst, ctaIPv6Src, ctaIPv6Dst                = 1, 2, 3, 4
+	ctaProtoNum, ctaProtoSrcPort, ctaProtoDstPort                 = 1, 2, 3
+	ctaICMPType, ctaICMPCode, ctaICMPv6Type, ctaICMPv6Code        = 5, 6, 8, 9
+	ctaProtoinfoTCP, ctaTCPState                                  = 1, 1
+	tcpLastAck, tcpTimeWait, tcpClose, tcpMaxState         uint8  = 6, 7, 8, 9
 )
 
 // entry is an entry of the kernel's table of connections.
@@ -35,6 +37,7 @@ type entry struct {
 	family      byte
 	orig, reply flow.Tuple
 	tcp         uint8
+	status      uint32
 	rawTuple    []byte // CTA_TUPLE_ORIG, to name it by
 	id          uint32 // in the byte order of the network
 	zone        []byte // CTA_ZONE; nil if it is in none
@@ -141,6 +144,8 @@ func decodeEntry(b []byte) (*entry, error) {
 			ad.Nested(func(n *netlink.AttributeDecoder) error { return decodeTuple(n, &e.orig) })
 		case ctaTupleReply:
 			ad.Nested(func(n *netlink.AttributeDecoder) error { return decodeTuple(n, &e.reply) })
+		case ctaStatus:
+			e.status = ad.Uint32()
 		case ctaProtoinfo:
 			ad.Nested(func(n *netlink.AttributeDecoder) error {
 				for n.Next() {

@@ -26,6 +26,7 @@ import (
 // States of sockets. Ref: include/net/tcp_states.h.
 const (
 	sockEstablished = 1
+	sockSynRecv     = 3
 	sockTimeWait    = 6
 	sockClose       = 7
 	sockListen      = 10
@@ -74,7 +75,7 @@ func List(ctx context.Context, netNS int) ([]Flow, error) {
 		if e.over() {
 			continue
 		}
-		f := Flow{Tuple: e.orig, Tracked: true, entry: e}
+		f := Flow{Tuple: e.orig, Tracked: true, Answered: e.status&ipsSeenReply != 0, entry: e}
 		if e.reply.Src != e.orig.Dst || e.reply.SrcPort != e.orig.DstPort {
 			f.NATDst = netip.AddrPortFrom(e.reply.Src, e.reply.SrcPort)
 		}
@@ -99,7 +100,7 @@ func List(ctx context.Context, netNS int) ([]Flow, error) {
 		if sockets.listening(t) {
 			t = reverse(t)
 		}
-		f := Flow{Tuple: t, Process: s.process}
+		f := Flow{Tuple: t, Process: s.process, Answered: s.answered}
 		l.place(&f)
 		out = append(out, f)
 	}
@@ -179,8 +180,9 @@ func (l *lister) addresses() error {
 
 // socket is one that is connected.
 type socket struct {
-	tuple   flow.Tuple // what it sends
-	process string
+	tuple    flow.Tuple // what it sends
+	process  string
+	answered bool
 }
 
 type sockets struct {
@@ -220,7 +222,7 @@ func (l *lister) sockets() (*sockets, error) {
 				if !ok1 || !ok2 || dst.IsUnspecified() || src.Is4() != dst.Is4() {
 					continue
 				}
-				x := &socket{tuple: flow.Tuple{Protocol: kind.protocol, Src: src, Dst: dst, SrcPort: s.ID.SourcePort, DstPort: s.ID.DestinationPort}}
+				x := &socket{answered: s.State == sockEstablished || s.State > sockSynRecv, tuple: flow.Tuple{Protocol: kind.protocol, Src: src, Dst: dst, SrcPort: s.ID.SourcePort, DstPort: s.ID.DestinationPort}}
 				out.all = append(out.all, x)
 				out.at[x.tuple], out.at[reverse(x.tuple)] = x, x
 				if s.INode != 0 {

@@ -31,7 +31,10 @@ type Flow struct {
 	Tuple   flow.Tuple     `json:"tuple"`         // as the sender of the first packet wrote it
 	NATDst  netip.AddrPort `json:"natDst,omitzero"`
 	Tracked bool           `json:"tracked"` // the kernel's table of connections has it
-	Process string         `json:"process,omitempty"`
+	// Answered says that both sides have sent something, or may have, as far as a socket tells. Guards protect no other
+	// flows: what nobody answers is not under way, and may be what is denied already.
+	Answered bool   `json:"answered"`
+	Process  string `json:"process,omitempty"`
 
 	routeOut string
 	dstLocal bool
@@ -150,7 +153,7 @@ func (f Finding) String() string {
 	return b.String()
 }
 
-// Guard protects flows: a program that cuts or bars one of them is not applied unless that is forced. All criteria that
+// Guard protects flows that are answered: a program that cuts or bars one of them is not applied unless that is forced. All criteria that
 // are given must hold; one without any protects every flow.
 type Guard struct {
 	Name     string           // "ssh"; for people
@@ -199,7 +202,7 @@ func (g *Guard) protects(f *Flow) bool {
 	net := g.Nets == nil || slices.ContainsFunc(g.Nets, func(p netip.Prefix) bool {
 		return p.Contains(remote) || f.Path == flow.Forward && p.Contains(t.Dst)
 	})
-	return net && (g.Protocol == 0 || g.Protocol == t.Protocol) && in(g.Local, localPort) && in(g.Remote, remotePort) &&
+	return f.Answered && net && (g.Protocol == 0 || g.Protocol == t.Protocol) && in(g.Local, localPort) && in(g.Remote, remotePort) &&
 		(g.Process == "" || g.Process == f.Process) &&
 		(g.Tuple == flow.Tuple{} || g.Tuple == f.Tuple || g.Tuple == reverse(f.Tuple))
 }

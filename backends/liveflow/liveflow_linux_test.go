@@ -192,6 +192,7 @@ func TestTheLockoutCheckNamesTheFlowAndTheRule(t *testing.T) {
 			require.Equal(t, "eth0", f.Flow.In)
 			require.Equal(t, flow.Input, f.Flow.Path)
 			require.True(t, f.Flow.Tracked)
+			require.True(t, f.Flow.Answered)
 			me, err := os.ReadFile("/proc/self/comm")
 			require.NoError(t, err)
 			require.Equal(t, string(me), f.Flow.Process+"\n")
@@ -220,6 +221,7 @@ func TestFlowsThatNobodyTracksAreFoundByTheirSockets(t *testing.T) {
 	var got []string
 	for _, f := range flows {
 		require.False(t, f.Tracked)
+		require.True(t, f.Answered)
 		got = append(got, fmt.Sprintf("%s %q>%q %s", f.Path, f.In, f.Out, f.Tuple))
 	}
 	require.Equal(t, []string{
@@ -371,4 +373,33 @@ func TestStrictConnectionTracking(t *testing.T) {
 	_, err = g.After(t.Context(), prog, m)
 	require.NoError(t, err)
 	require.Error(t, s.echo(500*time.Millisecond))
+}
+
+// A host asks a name server that never answers; that is no reason to refuse a change.
+func TestWhatNobodyAnswersIsNotUnderWay(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	b := newBackend(t, p)
+	prog, m := compiled(t, p, allow)
+	_, err := b.Apply(t.Context(), prog, m)
+	require.NoError(t, err)
+	require.NoError(t, p.Host.Do(func() error {
+		c, err := net.Dial("udp", "10.9.0.2:53")
+		require.NoError(t, err)
+		_, err = c.Write([]byte("who?"))
+		require.NoError(t, err)
+		return c.Close()
+	}))
+	flows, err := liveflow.List(t.Context(), p.Host.FD())
+	require.NoError(t, err)
+	i := slices.IndexFunc(flows, func(f liveflow.Flow) bool { return f.Tuple.DstPort == 53 })
+	require.GreaterOrEqual(t, i, 0)
+	require.False(t, flows[i].Answered)
+	prog, m = compiled(t, p, strings.Replace(allow, "egress: [{action: Allow}]", "egress: [{action: Deny}]", 1))
+	g := gate(t, p, liveflow.Options{})
+	fs, err := g.Check(t.Context(), prog, m)
+	require.NoError(t, err)
+	require.Len(t, fs, 1)
+	require.Equal(t, "policy:default/access/egress[0]", fs[0].By.String())
+	require.NoError(t, g.Before(t.Context(), prog, m))
 }

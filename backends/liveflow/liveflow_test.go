@@ -32,13 +32,13 @@ func tuple(from, to string) flow.Tuple {
 
 func TestCheckOrdersWhatItFinds(t *testing.T) {
 	flows := []liveflow.Flow{
-		{Path: flow.Input, In: "eth0", Tuple: tuple("10.0.0.9:1", "10.0.0.1:80"), Tracked: true},
-		{Path: flow.Input, In: "eth0", Tuple: tuple("10.0.0.8:1", "10.0.0.1:80")},
-		{Path: flow.Input, In: "eth0", Tuple: tuple("10.0.0.7:1", "10.0.0.1:22"), Tracked: true},
-		{Path: flow.Output, Out: "lo", Tuple: tuple("10.0.0.1:7", "10.0.0.1:2379")},
-		{Path: flow.Output, Out: "eth0", Tuple: tuple("10.0.0.1:7", "10.0.0.2:53"), Tracked: true},
-		{Path: flow.Forward, In: "eth0", Out: "eth1", Tuple: tuple("10.0.0.7:1", "10.1.0.1:22"), Tracked: true},
-		{Path: flow.Input, In: "eth0", Tuple: tuple("10.0.0.6:1", "10.0.0.1:443"), Tracked: true},
+		{Path: flow.Input, In: "eth0", Tuple: tuple("10.0.0.9:1", "10.0.0.1:80"), Tracked: true, Answered: true},
+		{Path: flow.Input, In: "eth0", Tuple: tuple("10.0.0.8:1", "10.0.0.1:80"), Answered: true},
+		{Path: flow.Input, In: "eth0", Tuple: tuple("10.0.0.7:1", "10.0.0.1:22"), Tracked: true, Answered: true},
+		{Path: flow.Output, Out: "lo", Tuple: tuple("10.0.0.1:7", "10.0.0.1:2379"), Answered: true},
+		{Path: flow.Output, Out: "eth0", Tuple: tuple("10.0.0.1:7", "10.0.0.2:53"), Tracked: true, Answered: true},
+		{Path: flow.Forward, In: "eth0", Out: "eth1", Tuple: tuple("10.0.0.7:1", "10.1.0.1:22"), Tracked: true, Answered: true},
+		{Path: flow.Input, In: "eth0", Tuple: tuple("10.0.0.6:1", "10.0.0.1:443"), Tracked: true, Answered: true},
 	}
 	fs := liveflow.Check(flows, judge(func(p *flow.Packet) int {
 		switch {
@@ -71,8 +71,8 @@ func TestCheckOrdersWhatItFinds(t *testing.T) {
 }
 
 func TestGuards(t *testing.T) {
-	in := liveflow.Flow{Path: flow.Input, In: "eth0", Tuple: tuple("10.0.0.7:1000", "10.0.0.1:22"), Process: "sshd"}
-	through := liveflow.Flow{Path: flow.Forward, In: "eth0", Out: "eth1", Tuple: tuple("10.0.0.7:1000", "10.1.0.1:22")}
+	in := liveflow.Flow{Path: flow.Input, In: "eth0", Tuple: tuple("10.0.0.7:1000", "10.0.0.1:22"), Process: "sshd", Answered: true}
+	through := liveflow.Flow{Path: flow.Forward, In: "eth0", Out: "eth1", Tuple: tuple("10.0.0.7:1000", "10.1.0.1:22"), Answered: true}
 	ports := func(p uint16) []inet.PortRange { return []inet.PortRange{{Min: p, Max: p}} }
 	nets := func(s string) []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix(s)} }
 	for i, c := range []struct {
@@ -102,6 +102,15 @@ func TestGuards(t *testing.T) {
 	}
 }
 
+// What is denied already, and tried again and again, must not keep anything from being applied.
+func TestGuardsProtectNoFlowThatNobodyAnswers(t *testing.T) {
+	f := liveflow.Flow{Path: flow.Output, Out: "eth0", Tuple: tuple("10.0.0.1:7", "10.0.0.2:53"), Tracked: true}
+	deny := judge(func(*flow.Packet) int { return 1 })
+	require.NoError(t, liveflow.Lockout(liveflow.Check([]liveflow.Flow{f}, deny, liveflow.Keep, liveflow.DefaultGuards())))
+	f.Answered = true
+	require.Error(t, liveflow.Lockout(liveflow.Check([]liveflow.Flow{f}, deny, liveflow.Keep, liveflow.DefaultGuards())))
+}
+
 func TestFateText(t *testing.T) {
 	for _, f := range []liveflow.Fate{liveflow.Keep, liveflow.CutDenied, liveflow.CutAll} {
 		got, err := liveflow.ParseFate(f.String())
@@ -116,7 +125,7 @@ func TestFateText(t *testing.T) {
 
 func ExampleCheck() {
 	// In real life the flows come from List, and the judge from Judging.
-	flows := []liveflow.Flow{{Path: flow.Input, In: "eth0", Tuple: tuple("10.9.0.2:40000", "10.9.0.1:22"), Tracked: true, Process: "sshd"}}
+	flows := []liveflow.Flow{{Path: flow.Input, In: "eth0", Tuple: tuple("10.9.0.2:40000", "10.9.0.1:22"), Tracked: true, Answered: true, Process: "sshd"}}
 	denySSH := judge(func(p *flow.Packet) int {
 		if p.State == flow.New && p.DstPort == 22 {
 			return 12
