@@ -171,13 +171,3 @@ func BenchmarkPackets(b *testing.B) {
 		}
 	}
 }
-
-// TestPacketRateIsNearlyFlat holds the figures that the lowering is for, with room for a busy machine.
-func TestPacketRateIsNearlyFlat(t *testing.T) {
-	for _, v := range variants {
-		with, without := rates(t, iptables.Options{Variant: v}, 1000, 60)
-		ratio := float64(without) / float64(with)
-		t.Logf("%s: %v a packet with 1000 policies, %v without: %.2f", v, with, without, ratio)
-		require.Greater(t, ratio, 0.4)
-	}
-}
