@@ -64,6 +64,13 @@ func New(o Options) (*Backend, error) {
 	if b.log == nil {
 		b.log = slog.New(slog.DiscardHandler)
 	}
+	if t.variant == NFT {
+		for _, f := range families {
+			if loaded, err := legacyTables(t.netns, f); err == nil && loaded {
+				b.log.Warn("there are tables of iptables-legacy, too; packets meet the rules of both", "prefix", r.Prefix, "tool", toolName(f))
+			}
+		}
+	}
 	b.log.Debug("iptables found", "variant", t.variant, "prefix", r.Prefix, "ipv6", len(families) > 1)
 	return b, nil
 }
