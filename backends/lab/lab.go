@@ -103,8 +103,8 @@ type Options struct {
 	Fragment bool
 	// Parallel is how many namespaces RunAll works in at the same time; 0 means the number of processors.
 	Parallel int
-	// Patience is how long to wait for a packet of which nothing is seen; 0 means a second. A packet that is neither
-	// seen nor reported costs this long, others nothing.
+	// Patience is how long to wait for a packet of which nothing is seen; 0 means ten seconds, which is long enough for
+	// a busy machine. A packet that is neither seen nor reported costs this long, others nothing.
 	Patience time.Duration
 	// LogGroup is the NFLOG group of the lab's own records; 0 means 61999. The dataplane must use another one.
 	LogGroup uint16
@@ -112,7 +112,7 @@ type Options struct {
 
 func (o Options) withDefaults() Options {
 	if o.Patience == 0 {
-		o.Patience = time.Second
+		o.Patience = 10 * time.Second
 	}
 	if o.LogGroup == 0 {
 		o.LogGroup = 61999
