@@ -24,6 +24,7 @@ type builder struct {
 	testA  arena[Test]
 	ruleA  arena[rule]
 	cutA   arena[*cut]
+	spanA  arena[span]
 	outA   arena[Rule]
 	textA  arena[byte]
 	scr    scratch

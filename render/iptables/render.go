@@ -4,6 +4,7 @@ package iptables
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
@@ -32,11 +33,13 @@ func renderSized(p *ir.Program, m ir.Members, o Options, size treeSize) (*Rulese
 	}
 	g := &program{
 		p: p, o: o, marks: o.marks(), size: size,
-		blocks: make(map[ir.BlockID]*block, len(p.Blocks)),
-		kinds:  make(map[ir.SetID]ir.SetKind, len(p.Sets)),
-		used:   map[usedSet]*setUse{},
-		consts: map[string]*setUse{},
-		notes:  make([]string, len(p.Origins)),
+		blocks:  make(map[ir.BlockID]*block, len(p.Blocks)),
+		kinds:   make(map[ir.SetID]ir.SetKind, len(p.Sets)),
+		used:    map[usedSet]*setUse{},
+		consts:  map[string]*setUse{},
+		constOf: map[string][]netip.Prefix{},
+		spansOf: map[string][]span{},
+		notes:   make([]string, len(p.Origins)),
 	}
 	if err := g.prepare(); err != nil {
 		return nil, err
@@ -72,6 +75,8 @@ type program struct {
 	used      map[usedSet]*setUse
 	consts    map[string]*setUse // by the text of their elements
 	constSets []Set
+	constOf   map[string][]netip.Prefix // what they hold, by name
+	spansOf   map[string][]span
 	inUse     map[string]bool // sets that a rule of the result names
 	notes     []string        // comments by origin
 }

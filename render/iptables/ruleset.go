@@ -15,7 +15,9 @@
 //
 // Long runs of rules become trees. A rule here cannot carry a verdict map, and a set of ipset cannot say which of its
 // entries matched. But a rule that tests one field and goes to another chain is cheap, so that a few of them narrow
-// thousands of rules down to a handful, in their order, each with its own counter, comment and log prefix.
+// thousands of rules down to a handful, in their order, each with its own counter, comment and log prefix. Rules that
+// have the same outcome could instead be entries of one set of the type hash:net,port; measured with 5,000 of them, that
+// is as fast as the tree, in either variant, and an entry has no log prefix.
 //
 // What custom rules in the same table of the kernel see of the packets of a hook:
 //

@@ -48,6 +48,7 @@ func (b *builder) constSet(ps []netip.Prefix) *setUse {
 	}
 	u := &setUse{name: b.o.Prefix + b.family.String() + "=" + hashText(sha256.Sum256(text))}
 	b.consts[string(text)] = u
+	b.constOf[u.name] = slices.Clone(ps)
 	es := make([]ir.Element, 0, len(ps)+1)
 	for _, p := range ps {
 		es = append(es, ir.Element{Prefix: p})

@@ -21,6 +21,8 @@ const (
 	maxTreeDepth = 4
 	// minFan is the least number of ways from one chain of a tree, if its depth allows.
 	minFan = 4
+	// maxSpans is how many addresses or ports of one rule are looked at one by one, and not as the range that holds them.
+	maxSpans = 16
 	// maxTail is how many rules behind the last one that names a field are copied into every leaf, instead of being a chain.
 	maxTail = 2
 )
@@ -72,6 +74,32 @@ func (b *builder) full(d dimension) span {
 type cut struct {
 	r     *rule
 	spans [dimensions]span
+	lists [dimensions][]span // what of a span it names, if that is not all of it
+}
+
+// meets reports whether the rule can match packets of a part.
+func (c *cut) meets(d dimension, p span) bool {
+	if !c.spans[d].meets(p) {
+		return false
+	}
+	for _, s := range c.lists[d] {
+		if s.meets(p) {
+			return true
+		}
+	}
+	return len(c.lists[d]) == 0
+}
+
+// set makes the rule name a few spans of a dimension.
+func (c *cut) set(d dimension, list []span) {
+	all := list[0]
+	for _, s := range list[1:] {
+		all.lo, all.hi = min(all.lo, s.lo), max(all.hi, s.hi)
+	}
+	c.spans[d] = all
+	if len(list) > 1 && len(list) <= maxSpans {
+		c.lists[d] = list
+	}
 }
 
 // cutOf finds out what a rule names.
@@ -112,15 +140,40 @@ func (b *builder) cutOf(r *rule) cut {
 			}
 			p := c.spans[d]
 			if !t.Not && len(t.Ranges) > 0 && p.hi-p.lo == 0xffff {
-				all := inet.PortRange{Min: t.Ranges[0].Min, Max: t.Ranges[0].Max}
-				for _, r := range t.Ranges {
-					all.Min, all.Max = min(all.Min, r.Min), max(all.Max, r.Max)
+				list := b.spanA.room(len(t.Ranges))
+				for i, r := range t.Ranges {
+					list[i] = portSpan(inet.Protocol(p.lo>>portBits), r)
 				}
-				c.spans[d] = portSpan(inet.Protocol(p.lo>>portBits), all)
+				c.set(d, list)
+			}
+		case InSet:
+			d := byDestination
+			if t.Source {
+				d = bySource
+			}
+			if list := b.constSpans(t.Set); !t.Not && !t.Port && len(list) > 0 && c.spans[d] == b.full(d) {
+				c.set(d, list)
 			}
 		}
 	}
 	return c
+}
+
+// constSpans returns what a constant set holds; nil for any other set.
+func (b *builder) constSpans(name string) []span {
+	ps := b.constOf[name]
+	if len(ps) == 0 {
+		return nil
+	}
+	if list, ok := b.spansOf[name]; ok {
+		return list
+	}
+	list := make([]span, len(ps))
+	for i, p := range ps {
+		list[i] = prefixSpan(p)
+	}
+	b.spansOf[name] = list
+	return list
 }
 
 func portSpan(p inet.Protocol, r inet.PortRange) span {
@@ -253,13 +306,13 @@ type division struct {
 func (b *builder) within(list []*cut, d dimension, p span) []*cut {
 	n := 0
 	for _, x := range list {
-		if x.spans[d].meets(p) {
+		if x.meets(d, p) {
 			n++
 		}
 	}
 	out := b.cutA.room(n)[:0]
 	for _, x := range list {
-		if x.spans[d].meets(p) {
+		if x.meets(d, p) {
 			out = append(out, x)
 		}
 	}
@@ -277,10 +330,22 @@ func (v *division) without(list []*cut) []*cut {
 	return out
 }
 
-// inside reports whether only packets of one part can match the rule.
+// inside reports whether only packets of the parts can match the rule.
 func (v *division) inside(x *cut) bool {
+	if v.holds(x.spans[v.d]) {
+		return true
+	}
+	for _, s := range x.lists[v.d] {
+		if !v.holds(s) {
+			return false
+		}
+	}
+	return len(x.lists[v.d]) > 0
+}
+
+func (v *division) holds(s span) bool {
 	for _, p := range v.parts {
-		if p.holds(x.spans[v.d]) {
+		if p.holds(s) {
 			return true
 		}
 	}
@@ -296,12 +361,15 @@ func (b *builder) divide(list []*cut, fan int) (division, bool) {
 		if len(v.parts) == 0 {
 			continue
 		}
-		// What counts is how many rules a packet meets if it goes the way of a rule, and how many copies there are.
-		n, copies, met := len(list), 0, 0
+		// What counts is how many rules a packet meets that goes one of the ways of a rule, and how many copies there are.
+		n, copies, met, names := len(list), 0, 0, 0
+		for _, x := range list {
+			names += max(1, len(x.lists[d]))
+		}
 		for _, p := range v.parts {
 			k := 0
 			for _, x := range list {
-				if x.spans[d].meets(p) {
+				if x.meets(d, p) {
 					k++
 				}
 			}
@@ -316,8 +384,8 @@ func (b *builder) divide(list []*cut, fan int) (division, bool) {
 		}
 		copies += k
 		met += k * k
-		v.cost = met/n + n*copies/(8*n)
-		if copies > 2*n || met > n*n/4*3 {
+		v.cost = met/copies + copies/8
+		if copies > n+names || met > copies*n/4*3 {
 			continue
 		}
 		if !found || v.cost < best.cost {
@@ -327,11 +395,11 @@ func (b *builder) divide(list []*cut, fan int) (division, bool) {
 	return best, found
 }
 
-// tile is an aligned block of 1<<bits values, with rules that name nothing outside of it.
+// tile is an aligned block of 1<<bits values, with what rules name of it.
 type tile struct {
 	base  uint64
 	bits  int
-	rules []*cut
+	names []span
 	whole bool // halving it leads nowhere
 }
 
@@ -340,14 +408,21 @@ func (k *tile) span() span { return span{k.base, k.base | (uint64(1)<<k.bits - 1
 // parts returns at most fan disjoint blocks that hold what rules name of a dimension, each of about as many rules.
 func (b *builder) parts(list []*cut, d dimension, fan int) []span {
 	full := b.full(d)
-	named := b.scr.cuts[:0]
-	defer func() { b.scr.cuts = named[:0] }()
+	named := b.scr.spans[:0]
+	defer func() { b.scr.spans = named[:0] }()
+	rules := 0
 	for _, x := range list {
-		if x.spans[d] != full {
-			named = append(named, x)
+		if x.spans[d] == full {
+			continue
+		}
+		rules++
+		if more := x.lists[d]; len(more) > 0 {
+			named = append(named, more...)
+		} else {
+			named = append(named, x.spans[d])
 		}
 	}
-	if len(named) < 2 || len(named)*2 < len(list) {
+	if rules < 2 || rules*2 < len(list) {
 		return nil
 	}
 	blocks := make([]tile, 0, 2*fan)
@@ -357,16 +432,16 @@ func (b *builder) parts(list []*cut, d dimension, fan int) []span {
 			if len(blocks) == 2*fan {
 				return nil
 			}
-			p := rest[0].spans[d].lo >> portBits
-			n := partition(rest, func(x *cut) bool { return x.spans[d].lo>>portBits == p })
-			blocks = append(blocks, tile{base: p << portBits, bits: portBits, rules: rest[:n]})
+			p := rest[0].lo >> portBits
+			n := partition(rest, func(s span) bool { return s.lo>>portBits == p })
+			blocks = append(blocks, tile{base: p << portBits, bits: portBits, names: rest[:n]})
 			rest = rest[n:]
 		}
 		for i := range blocks {
 			blocks[i].tighten(d)
 		}
 	} else {
-		all := tile{bits: b.width(d), rules: named}
+		all := tile{bits: b.width(d), names: named}
 		all.tighten(d)
 		blocks = append(blocks, all)
 	}
@@ -374,7 +449,7 @@ func (b *builder) parts(list []*cut, d dimension, fan int) []span {
 		// Halve the block with the most rules.
 		at := -1
 		for i := range blocks {
-			if k := &blocks[i]; k.bits > 0 && !k.whole && len(k.rules) > b.size.leaf && b.divisible(d, k) && (at < 0 || len(k.rules) > len(blocks[at].rules)) {
+			if k := &blocks[i]; k.bits > 0 && !k.whole && len(k.names) > b.size.leaf && b.divisible(d, k) && (at < 0 || len(k.names) > len(blocks[at].names)) {
 				at = i
 			}
 		}
@@ -384,18 +459,18 @@ func (b *builder) parts(list []*cut, d dimension, fan int) []span {
 		k := blocks[at]
 		half := uint64(1) << (k.bits - 1)
 		left, right := tile{base: k.base, bits: k.bits - 1}, tile{base: k.base | half, bits: k.bits - 1}
-		n := partition(k.rules, func(x *cut) bool { return left.span().holds(x.spans[d]) })
-		left.rules = k.rules[:n]
-		rest := k.rules[n:] // what spans both is within both anyhow
-		right.rules = rest[:partition(rest, func(x *cut) bool { return right.span().holds(x.spans[d]) })]
+		n := partition(k.names, left.span().holds)
+		left.names = k.names[:n]
+		rest := k.names[n:] // what spans both is within both anyhow
+		right.names = rest[:partition(rest, right.span().holds)]
 		left.tighten(d)
 		right.tighten(d)
 		switch {
-		case len(left.rules) == 0 && len(right.rules) == 0:
+		case len(left.names) == 0 && len(right.names) == 0:
 			blocks[at].whole = true
-		case len(left.rules) == 0:
+		case len(left.names) == 0:
 			blocks[at] = right
-		case len(right.rules) == 0:
+		case len(right.names) == 0:
 			blocks[at] = left
 		default:
 			blocks[at] = left
@@ -410,12 +485,12 @@ func (b *builder) parts(list []*cut, d dimension, fan int) []span {
 	return out
 }
 
-// partition moves the rules for which in holds to the front, and returns their number.
-func partition(rules []*cut, in func(*cut) bool) int {
+// partition moves the spans for which in holds to the front, and returns their number.
+func partition(names []span, in func(span) bool) int {
 	n := 0
-	for i, x := range rules {
+	for i, x := range names {
 		if in(x) {
-			rules[i], rules[n] = rules[n], x
+			names[i], names[n] = names[n], x
 			n++
 		}
 	}
@@ -427,14 +502,14 @@ func (b *builder) divisible(d dimension, k *tile) bool {
 	return d < byService || withPorts.Has(uint8(k.base>>portBits))
 }
 
-// tighten makes the block the least that holds what its rules name.
+// tighten makes the block the least that holds what is named of it.
 func (k *tile) tighten(d dimension) {
-	if len(k.rules) == 0 {
+	if len(k.names) == 0 {
 		return
 	}
 	lo, hi := ^uint64(0), uint64(0)
-	for _, x := range k.rules {
-		lo, hi = min(lo, x.spans[d].lo), max(hi, x.spans[d].hi)
+	for _, x := range k.names {
+		lo, hi = min(lo, x.lo), max(hi, x.hi)
 	}
 	n := bits.Len64(lo ^ hi)
 	if d >= byService && n < portBits && !withPorts.Has(uint8(lo>>portBits)) {

@@ -27,7 +27,7 @@ type probe struct {
 }
 
 // walk leads a packet through the chain of a hook and returns what it met: origins in order, and the end.
-func walk(t *testing.T, tab *iptables.Table, p probe) (met []string, tests int) {
+func walk(t *testing.T, sets *iptables.Ruleset, tab *iptables.Table, p probe) (met []string, tests int) {
 	t.Helper()
 	var mark uint32
 	var run func(name string) bool
@@ -36,7 +36,7 @@ func walk(t *testing.T, tab *iptables.Table, p probe) (met []string, tests int) 
 		require.True(t, ok)
 		for _, r := range c.Rules {
 			tests++
-			if slices.ContainsFunc(r.Tests, func(x iptables.Test) bool { return !holds(t, x, p, mark) }) {
+			if slices.ContainsFunc(r.Tests, func(x iptables.Test) bool { return !holds(t, sets, x, p, mark) }) {
 				continue
 			}
 			if r.Origin != nil {
@@ -69,7 +69,7 @@ func walk(t *testing.T, tab *iptables.Table, p probe) (met []string, tests int) 
 	return met, tests
 }
 
-func holds(t *testing.T, x iptables.Test, p probe, mark uint32) bool {
+func holds(t *testing.T, sets *iptables.Ruleset, x iptables.Test, p probe, mark uint32) bool {
 	t.Helper()
 	in := func(rs []inet.PortRange, port uint16) bool {
 		return slices.ContainsFunc(rs, func(r inet.PortRange) bool { return r.Contains(port) })
@@ -94,6 +94,14 @@ func holds(t *testing.T, x iptables.Test, p probe, mark uint32) bool {
 		return mark&x.Mask == x.Value
 	case iptables.InIface:
 		return true
+	case iptables.InSet:
+		a := p.dst
+		if x.Source {
+			a = p.src
+		}
+		set, ok := sets.Set(x.Set)
+		require.True(t, ok && !x.Port, x.Set)
+		return slices.ContainsFunc(set.Elements, func(e ir.Element) bool { return e.Prefix.Contains(a) }) != x.Not
 	}
 	t.Fatalf("unexpected test %T", x)
 	return false
@@ -106,6 +114,7 @@ type universe struct {
 	prefixes []netip.Prefix
 	ports    []uint16
 	wild     int // percent of rules that leave a field open
+	lists    int // percent of addresses that are several
 }
 
 func newUniverse(seed uint64) *universe {
@@ -114,6 +123,7 @@ func newUniverse(seed uint64) *universe {
 		u.family = inet.IPv6
 	}
 	u.wild = []int{0, 0, 2, 20}[u.IntN(4)]
+	u.lists = []int{0, 10, 80}[u.IntN(3)]
 	for range 1 + u.IntN(120) {
 		bits := []int{8, 15, 16, 20, 24, 31, 32}[u.IntN(7)]
 		if u.family == inet.IPv4 {
@@ -132,6 +142,19 @@ func newUniverse(seed uint64) *universe {
 
 func (u *universe) chance(percent int) bool { return u.IntN(100) < percent }
 
+// some returns one prefix, or a few.
+func (u *universe) some() []netip.Prefix {
+	n := 1
+	if u.chance(u.lists) {
+		n += u.IntN(20)
+	}
+	var ps []netip.Prefix
+	for range n {
+		ps = append(ps, u.prefixes[u.IntN(len(u.prefixes))])
+	}
+	return ir.MergePrefixes(ps)
+}
+
 func (u *universe) rule(p *ir.Program) ir.Rule {
 	r := ir.Rule{Then: []ir.Outcome{ir.Allow, ir.Deny, ir.Pass, ir.Allow}[u.IntN(4)]}
 	if u.chance(8) {
@@ -139,10 +162,10 @@ func (u *universe) rule(p *ir.Program) ir.Rule {
 	}
 	add := func(ts ir.Term) { r.Match = append(r.Match, ir.Clause{ts}) }
 	if !u.chance(u.wild) {
-		add(ir.InPrefixes{Field: ir.SrcAddr, Prefixes: u.prefixes[u.IntN(len(u.prefixes)):][:1], Not: u.chance(5)})
+		add(ir.InPrefixes{Field: ir.SrcAddr, Prefixes: u.some(), Not: u.chance(5)})
 	}
 	if u.chance(30) {
-		add(ir.InPrefixes{Field: ir.DstAddr, Prefixes: u.prefixes[u.IntN(len(u.prefixes)):][:1]})
+		add(ir.InPrefixes{Field: ir.DstAddr, Prefixes: u.some()})
 	}
 	if u.chance(80) {
 		add(ir.InMask{Field: ir.Protocol, Mask: ir.MaskOf([]inet.Protocol{inet.TCP, inet.UDP, inet.UDP, inet.SCTP, 47}[u.IntN(5)]), Not: u.chance(4)})
@@ -208,8 +231,8 @@ func TestTreesChangeNothing(t *testing.T) {
 		split += len(y.Chains) - len(x.Chains)
 		for range 200 {
 			pkt := u.packet()
-			want, _ := walk(t, x, pkt)
-			got, _ := walk(t, y, pkt)
+			want, _ := walk(t, list, x, pkt)
+			got, _ := walk(t, tree, y, pkt)
 			require.Equal(t, want, got, "seed %d, %+v\n%s\n%s", seed, pkt, list, tree)
 		}
 	}
@@ -218,22 +241,68 @@ func TestTreesChangeNothing(t *testing.T) {
 
 // TestTreesMakeTheLastRuleCheap is what trees are for.
 func TestTreesMakeTheLastRuleCheap(t *testing.T) {
-	for _, n := range []int{100, 1000, 5000, 20000} {
-		r, err := iptables.Render(rendertest.OnePolicyEach(n), ir.Members{}, iptables.Options{})
-		require.NoError(t, err)
-		tab, ok := r.Table(inet.IPv4, iptables.Filter)
-		require.True(t, ok)
-		i := n - 1
-		met, tests := walk(t, tab, probe{
-			src: netip.AddrFrom4([4]byte{10, byte(100 + i>>8), byte(i), 9}), dst: netip.MustParseAddr("10.0.0.1"), proto: inet.UDP, dport: 8000,
-		})
-		require.Equal(t, []string{fmt.Sprintf("policy:default/policy-%d/ingress[0]", i), "end 1"}, met)
-		require.LessOrEqual(t, tests, 60, "%d rules", n)
-		rules := 0
-		for _, c := range tab.Chains {
-			rules += len(c.Rules)
-		}
-		require.LessOrEqual(t, rules, n+n/3+20, "%d rules", n)
-		t.Logf("%d rules: %d tests, %d lines in %d chains", n, tests, rules, len(tab.Chains))
+	addr := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, byte(100 + i>>8), byte(i), 9}) }
+	shapes := []struct {
+		name    string
+		sizes   []int
+		program func(n int) *ir.Program
+		packet  func(i int) probe
+	}{
+		{"a prefix and a port", []int{100, 1000, 5000, 20000}, rendertest.OnePolicyEach, func(i int) probe {
+			return probe{src: addr(i), dst: netip.MustParseAddr("10.0.0.1"), proto: inet.UDP, dport: 8000}
+		}},
+		{"three prefixes and three ports", []int{100, 1000, 5000}, func(n int) *ir.Program { return several(n, addr) }, func(i int) probe {
+			return probe{src: addr(i + 20), dst: netip.MustParseAddr("10.0.0.1"), proto: inet.UDP, dport: 8002}
+		}},
 	}
+	for _, s := range shapes {
+		for _, n := range s.sizes {
+			p := s.program(n)
+			r, err := iptables.Render(p, ir.Members{}, iptables.Options{})
+			require.NoError(t, err)
+			tab, ok := r.Table(inet.IPv4, iptables.Filter)
+			require.True(t, ok)
+			i := n - 1
+			met, tests := walk(t, r, tab, s.packet(i))
+			require.Equal(t, []string{fmt.Sprintf("policy:default/policy-%d/ingress[0]", i), "end 1"}, met)
+			rules := 0
+			for _, c := range tab.Chains {
+				rules += len(c.Rules)
+			}
+			t.Logf("%s, %d rules: %d tests, %d lines in %d chains", s.name, n, tests, rules, len(tab.Chains))
+			require.LessOrEqual(t, tests, 80, "%s, %d rules", s.name, n)
+			require.LessOrEqual(t, rules, 5*n+20, "%s, %d rules", s.name, n)
+		}
+	}
+}
+
+// several returns n policies of one rule with several prefixes, near each other and far away, and several ports.
+func several(n int, addr func(int) netip.Addr) *ir.Program {
+	p := rendertest.OnePolicyEach(n)
+	q := *p
+	q.Blocks = slices.Clone(p.Blocks)
+	for k := range q.Blocks {
+		b := &q.Blocks[k]
+		var i int
+		if _, err := fmt.Sscanf(string(b.ID), "policy/default/policy-%d/", &i); err != nil {
+			continue
+		}
+		r := b.Steps[0].(ir.Rule)
+		r.Match = slices.Clone(r.Match)
+		for j, c := range r.Match {
+			switch c[0].(type) {
+			case ir.InPrefixes:
+				var ps []netip.Prefix
+				for _, a := range []netip.Addr{addr(i), addr(i + 20), netip.AddrFrom4([4]byte{172, byte(16 + i>>12), byte(i >> 4), byte(i << 4)})} {
+					x, _ := a.Prefix(28)
+					ps = append(ps, x)
+				}
+				r.Match[j] = ir.Clause{ir.InPrefixes{Field: ir.SrcAddr, Prefixes: ir.MergePrefixes(ps)}}
+			case ir.InPorts:
+				r.Match[j] = ir.Clause{ir.InPorts{Field: ir.DstPort, Ranges: []inet.PortRange{{Min: 8000, Max: 8000}, {Min: 8002, Max: 8002}, {Min: 9000, Max: 9100}}}}
+			}
+		}
+		b.Steps = append([]ir.Step{r}, b.Steps[1:]...)
+	}
+	return ir.Canonical(&q)
 }

@@ -50,7 +50,7 @@ type scratch struct {
 	pos      []alt
 	list     []Target
 	text     []byte
-	cuts     []*cut
+	spans    []span
 }
 
 const (
