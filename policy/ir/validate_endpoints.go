@@ -26,7 +26,7 @@ func Outcomes(p *Program) map[BlockID]OutcomeSet {
 		if !ok {
 			return OutcomesOf(Undecided, Allow, Deny, Pass)
 		}
-		s := blockOutcomes(b, of)
+		s := BlockOutcomes(&b, of)
 		memo[id] = s
 		return s
 	}
@@ -36,7 +36,8 @@ func Outcomes(p *Program) map[BlockID]OutcomeSet {
 	return memo
 }
 
-func blockOutcomes(b Block, of func(BlockID) OutcomeSet) OutcomeSet {
+// BlockOutcomes returns the outcomes that a block may have, given those of the blocks that it calls.
+func BlockOutcomes(b *Block, of func(BlockID) OutcomeSet) OutcomeSet {
 	var s OutcomeSet
 	goesOn := OutcomesOf(Undecided)
 	for _, step := range b.Steps {

@@ -84,15 +84,27 @@ type program struct {
 // block is a block with what is known of it.
 type block struct {
 	*ir.Block
-	outs ir.OutcomeSet
-	refs int // places that call it
-	size int // steps, with those of the blocks below
+	outs  ir.OutcomeSet
+	state blockState
+	refs  int // places that call it
+	size  int // steps, with those of the blocks below
 }
+
+// blockState says how far the visit of a block has got.
+type blockState uint8
+
+const (
+	unvisited blockState = iota
+	visiting
+	visited
+)
 
 // prepare looks at the program as a whole.
 func (g *program) prepare() error {
+	all := make([]block, len(g.p.Blocks))
 	for i := range g.p.Blocks {
-		g.blocks[g.p.Blocks[i].ID] = &block{Block: &g.p.Blocks[i]}
+		all[i].Block = &g.p.Blocks[i]
+		g.blocks[g.p.Blocks[i].ID] = &all[i]
 	}
 	for _, s := range g.p.Sets {
 		if s.Kind != ir.SetOfPrefixes && s.Kind != ir.SetOfEndpoints {
@@ -100,15 +112,10 @@ func (g *program) prepare() error {
 		}
 		g.kinds[s.ID] = s.Kind
 	}
-	state := make(map[ir.BlockID]int8, len(g.blocks)) // 1 while visited, 2 afterwards
-	for i := range g.p.Blocks {
-		if err := g.visit(g.p.Blocks[i].ID, state); err != nil {
+	for i := range all {
+		if err := g.visit(&all[i]); err != nil {
 			return err
 		}
-	}
-	outcomes := ir.Outcomes(g.p)
-	for id, b := range g.blocks {
-		b.outs = outcomes[id]
 	}
 	for i, e := range g.p.Entries {
 		if i > 0 && g.p.Entries[i-1].Hook >= e.Hook {
@@ -127,25 +134,26 @@ func (g *program) prepare() error {
 	return g.planMarks()
 }
 
-// visit reports blocks that call themselves or that do not exist, and counts.
-func (g *program) visit(id ir.BlockID, state map[ir.BlockID]int8) error {
-	b := g.blocks[id]
-	switch {
-	case b == nil:
-		return fmt.Errorf("iptables: block %q does not exist", id)
-	case state[id] == 1:
-		return fmt.Errorf("iptables: block %q calls itself", id)
-	case state[id] == 2:
+// visit reports blocks that call themselves or that do not exist, counts, and finds out how blocks may end.
+func (g *program) visit(b *block) error {
+	switch b.state {
+	case visiting:
+		return fmt.Errorf("iptables: block %q calls itself", b.ID)
+	case visited:
 		return nil
 	}
-	state[id] = 1
+	b.state = visiting
 	b.size = len(b.Steps)
-	call := func(to ir.BlockID) error {
-		if err := g.visit(to, state); err != nil {
+	call := func(id ir.BlockID) error {
+		to := g.blocks[id]
+		if to == nil {
+			return fmt.Errorf("iptables: block %q does not exist", id)
+		}
+		if err := g.visit(to); err != nil {
 			return err
 		}
-		g.blocks[to].refs++
-		b.size += g.blocks[to].size
+		to.refs++
+		b.size += to.size
 		return nil
 	}
 	for _, s := range b.Steps {
@@ -165,7 +173,8 @@ func (g *program) visit(id ir.BlockID, state map[ir.BlockID]int8) error {
 		}
 	}
 	b.size = min(b.size, 1<<20)
-	state[id] = 2
+	b.outs = ir.BlockOutcomes(b.Block, func(id ir.BlockID) ir.OutcomeSet { return g.blocks[id].outs })
+	b.state = visited
 	return nil
 }
 

@@ -74,7 +74,15 @@ func (b *builder) full(d dimension) span {
 type cut struct {
 	r     *rule
 	spans [dimensions]span
-	lists [dimensions][]span // what of a span it names, if that is not all of it
+	parts *[dimensions][]span // what it names of spans that it does not name as a whole
+}
+
+// list returns what the rule names of a span; nil if that is all of it.
+func (c *cut) list(d dimension) []span {
+	if c.parts == nil {
+		return nil
+	}
+	return c.parts[d]
 }
 
 // meets reports whether the rule can match packets of a part.
@@ -82,12 +90,13 @@ func (c *cut) meets(d dimension, p span) bool {
 	if !c.spans[d].meets(p) {
 		return false
 	}
-	for _, s := range c.lists[d] {
+	list := c.list(d)
+	for _, s := range list {
 		if s.meets(p) {
 			return true
 		}
 	}
-	return len(c.lists[d]) == 0
+	return len(list) == 0
 }
 
 // set makes the rule name a few spans of a dimension.
@@ -98,7 +107,10 @@ func (c *cut) set(d dimension, list []span) {
 	}
 	c.spans[d] = all
 	if len(list) > 1 && len(list) <= maxSpans {
-		c.lists[d] = list
+		if c.parts == nil {
+			c.parts = new([dimensions][]span)
+		}
+		c.parts[d] = list
 	}
 }
 
@@ -204,7 +216,7 @@ func (b *builder) grow(c *chain) {
 		return
 	}
 	rules := c.rules
-	cuts := make([]cut, 0, len(rules))
+	cuts := make([]cut, 0, len(rules)+maxTail)
 	first, last := -1, -1
 	for i := range rules {
 		x := b.cutOf(&rules[i])
@@ -230,7 +242,7 @@ func (b *builder) grow(c *chain) {
 		tail = []rule{{to: rest, op: Goto}}
 	}
 	for i := range tail {
-		middle = append(middle[:len(middle):len(middle)], b.cutOf(&tail[i]))
+		middle = append(middle, b.cutOf(&tail[i]))
 	}
 	list := make([]*cut, len(middle))
 	for i := range middle {
@@ -335,12 +347,13 @@ func (v *division) inside(x *cut) bool {
 	if v.holds(x.spans[v.d]) {
 		return true
 	}
-	for _, s := range x.lists[v.d] {
+	list := x.list(v.d)
+	for _, s := range list {
 		if !v.holds(s) {
 			return false
 		}
 	}
-	return len(x.lists[v.d]) > 0
+	return len(list) > 0
 }
 
 func (v *division) holds(s span) bool {
@@ -364,7 +377,7 @@ func (b *builder) divide(list []*cut, fan int) (division, bool) {
 		// What counts is how many rules a packet meets that goes one of the ways of a rule, and how many copies there are.
 		n, copies, met, names := len(list), 0, 0, 0
 		for _, x := range list {
-			names += max(1, len(x.lists[d]))
+			names += max(1, len(x.list(d)))
 		}
 		for _, p := range v.parts {
 			k := 0
@@ -416,7 +429,7 @@ func (b *builder) parts(list []*cut, d dimension, fan int) []span {
 			continue
 		}
 		rules++
-		if more := x.lists[d]; len(more) > 0 {
+		if more := x.list(d); len(more) > 0 {
 			named = append(named, more...)
 		} else {
 			named = append(named, x.spans[d])
