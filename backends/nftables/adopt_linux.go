@@ -29,12 +29,13 @@ func (b *Backend) Adopt(ctx context.Context, p *ir.Program, m ir.Members) (backe
 	if err != nil {
 		return backends.State{}, err
 	}
+	kernel := b.generation(ctx) // changes from here on are noticed
 	got, err := b.read(ctx, "observe", true)
 	if err != nil {
 		return backends.State{}, err
 	}
 	before := b.last
-	b.take(ctx, p, rules, m)
+	b.take(p, rules, m, kernel)
 	st := backends.State{Present: got != nil, Generation: b.gens, Fingerprint: render.Fingerprint(b.last.structure, b.last.sum)}
 	if st.Drift, err = b.compare(got, true); err != nil {
 		b.last = before

@@ -99,6 +99,7 @@ func (b *Backend) commitMembers(ctx context.Context, start time.Time, cs ir.Memb
 		return b.commitRules(ctx, start, b.last.program, rules, *all)
 	}
 	rendered := time.Now()
+	kernel := uint32(0)
 	if n > 0 {
 		t := newBatch(b.opts.Render.Table, 1<<10+64*n, b.sock.seq, 0)
 		for _, c := range changes {
@@ -108,14 +109,14 @@ func (b *Backend) commitMembers(ctx context.Context, start time.Time, cs ir.Memb
 		b.finish(t)
 		err := ctx.Err()
 		if err == nil {
-			err = b.sock.commit("apply", t)
+			kernel, err = b.transact(ctx, t, b.last.kernel)
 		}
 		if foreign(err) {
 			b.log.Warn("table was changed by somebody else", "table", b.opts.Render.Table, "error", err)
 			r := b.current()
 			var whole *batch
 			if whole, err = b.whole(r); err == nil {
-				if err = b.sock.commit("apply", whole); err == nil {
+				if kernel, err = b.transact(ctx, whole, b.generation(ctx)); err == nil {
 					n = whole.changes
 				}
 			}
@@ -143,7 +144,7 @@ func (b *Backend) commitMembers(ctx context.Context, start time.Time, cs ir.Memb
 		}
 	}
 	if n > 0 {
-		b.last.kernel = b.generation(ctx)
+		b.last.kernel = kernel
 	}
 	return b.receipt(start, rendered, committed, n), nil
 }

@@ -137,14 +137,15 @@ func (b *Backend) commitRules(ctx context.Context, start time.Time, p *ir.Progra
 		old := b.current()
 		changes := render.Diff(old, rules)
 		if changes.Empty() {
-			return b.applied(ctx, start, start, p, rules, m, 0), nil
+			return b.applied(start, start, p, rules, m, 0, b.last.kernel), nil
 		}
 		if !changes.Replace {
 			batch, err := b.incremental(ctx, changes, rules)
 			if err == nil {
 				rendered := time.Now()
-				if err = b.sock.commit("apply", batch); err == nil {
-					return b.applied(ctx, start, rendered, p, rules, m, batch.changes), nil
+				var kernel uint32
+				if kernel, err = b.transact(ctx, batch, b.last.kernel); err == nil {
+					return b.applied(start, rendered, p, rules, m, batch.changes, kernel), nil
 				}
 			}
 			if !foreign(err) {
@@ -161,10 +162,23 @@ func (b *Backend) commitRules(ctx context.Context, start time.Time, p *ir.Progra
 		return backends.Receipt{}, err
 	}
 	rendered := time.Now()
-	if err := b.sock.commit("apply", batch); err != nil {
+	kernel, err := b.transact(ctx, batch, b.generation(ctx))
+	if err != nil {
 		return backends.Receipt{}, b.failed(err)
 	}
-	return b.applied(ctx, start, rendered, p, rules, m, batch.changes), nil
+	return b.applied(start, rendered, p, rules, m, batch.changes, kernel), nil
+}
+
+// transact runs a transaction of Apply and returns the generation that it made. If somebody else had a transaction since
+// the generation before, that is 0, which is never right: he may have changed our table.
+func (b *Backend) transact(ctx context.Context, t *batch, before uint32) (kernel uint32, err error) {
+	if err := b.sock.commit("apply", t); err != nil {
+		return 0, err
+	}
+	if after := b.generation(ctx); after == before+1 {
+		return after, nil
+	}
+	return 0, nil
 }
 
 // failed takes note of a transaction that failed. If its answer was lost, the next Apply replaces the table.
@@ -192,19 +206,15 @@ func (b *Backend) current() *render.Ruleset {
 }
 
 // applied takes note of a success.
-func (b *Backend) applied(ctx context.Context, start, rendered time.Time, p *ir.Program, r *render.Ruleset, m ir.Members, changes int) backends.Receipt {
+func (b *Backend) applied(start, rendered time.Time, p *ir.Program, r *render.Ruleset, m ir.Members, changes int, kernel uint32) backends.Receipt {
 	committed := time.Now()
-	before := b.last
-	b.take(ctx, p, r, m)
-	if before != nil && changes == 0 {
-		b.last.kernel = before.kernel
-	}
+	b.take(p, r, m, kernel)
 	return b.receipt(start, rendered, committed, changes)
 }
 
-// take notes p as what the kernel has.
-func (b *Backend) take(ctx context.Context, p *ir.Program, r *render.Ruleset, m ir.Members) {
-	a := &applied{program: p, rules: r, structure: r.StructureHash(), sets: make(map[ir.SetID]*appliedSet, len(r.Sets))}
+// take notes p as what the kernel has in a generation.
+func (b *Backend) take(p *ir.Program, r *render.Ruleset, m ir.Members, kernel uint32) {
+	a := &applied{program: p, rules: r, kernel: kernel, structure: r.StructureHash(), sets: make(map[ir.SetID]*appliedSet, len(r.Sets))}
 	for i := range r.Sets {
 		s := &r.Sets[i]
 		if s.Values != nil {
@@ -220,7 +230,6 @@ func (b *Backend) take(ctx context.Context, p *ir.Program, r *render.Ruleset, m 
 			a.sum.Add(s.Name, e)
 		}
 	}
-	a.kernel = b.generation(ctx)
 	b.last = a
 }
 
