@@ -42,7 +42,8 @@ var _ backends.Backend = (*Backend)(nil)
 
 // New returns a Backend for a network namespace. It changes nothing there, and makes no table where there is none. The
 // error wraps ErrUnavailable if the tools are not there or too old (*VersionError); it is an *AmbiguousError or a
-// *ConflictError if the namespace has rules in both variants.
+// *ConflictError if the namespace has rules in both variants. With chains of this instance in both, and a variant named
+// in o, New succeeds so that they can be torn down there; Apply returns the *ConflictError then.
 func New(o Options) (*Backend, error) {
 	if o.Variant > Legacy {
 		return nil, errors.New("iptables: unknown " + o.Variant.String())
@@ -88,6 +89,9 @@ func (b *Backend) Apply(ctx context.Context, p *ir.Program, m ir.Members) (backe
 	if err := ctx.Err(); err != nil {
 		return backends.Receipt{}, err
 	}
+	if b.tools.conflict != nil {
+		return backends.Receipt{}, b.tools.conflict
+	}
 	start := time.Now()
 	membersOnly := b.last != nil && !b.suspect && b.last.program == p
 	var rules *render.Ruleset
@@ -118,7 +122,7 @@ func (b *Backend) Apply(ctx context.Context, p *ir.Program, m ir.Members) (backe
 	} else {
 		a.kernel, a.counted = b.last.kernel, b.last.counted
 	}
-	b.last, b.suspect = a, false
+	b.last, b.suspect = a, c.left.Load()
 	b.gens++
 	r := backends.Receipt{
 		Generation: b.gens, Fingerprint: rules.Fingerprint(), Changes: c.changes,
@@ -128,7 +132,7 @@ func (b *Backend) Apply(ctx context.Context, p *ir.Program, m ir.Members) (backe
 	return r, nil
 }
 
-// Teardown implements backends.Backend. It removes what is there in either variant.
+// Teardown implements backends.Backend. It removes what is there in the variant of the Backend.
 func (b *Backend) Teardown(ctx context.Context) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -153,14 +157,14 @@ func (b *Backend) Teardown(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var del script
-	for _, name := range sortedKeys(sets) {
-		del.text = append(del.text, "destroy "+name+"\n"...)
-	}
-	if len(del.text) > 0 {
-		if err := b.tools.ipset(ctx, op, &del); err != nil {
-			return err
+	var failed []error
+	_, err = b.destroySets(ctx, op, sortedKeys(sets), func(name string, err error) {
+		if b.tools.conflict == nil || !says(err, "in use") { // by the other variant
+			failed = append(failed, err)
 		}
+	})
+	if err := errors.Join(append(failed, err)...); err != nil {
+		return err
 	}
 	b.last, b.carried = nil, nil
 	return nil
@@ -178,6 +182,11 @@ func (b *Backend) read(ctx context.Context, op string, f inet.Family, counters b
 		return nil, err
 	}
 	s, _, err := parseSaved(out, b.opts.Render.Prefix)
+	for n, t := range s {
+		if t.hidden {
+			return nil, &HiddenError{Op: op, Tool: toolName(f), Table: n.String()}
+		}
+	}
 	return s, err
 }
 

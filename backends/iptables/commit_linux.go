@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
@@ -21,7 +22,8 @@ type commit struct {
 	ctx     context.Context
 	rules   *render.Ruleset
 	changes int
-	commits int // of tables
+	commits int         // of tables
+	left    atomic.Bool // something that could not be deleted
 
 	plans   []*plan // nil if only members change
 	fill    script  // new sets
@@ -200,12 +202,21 @@ func (c *commit) run() error {
 	if err := c.each(c.collect); err != nil {
 		return err
 	}
-	var del script
-	for _, name := range c.destroy {
-		del.text = append(del.text, "destroy "+name+"\n"...)
-		del.changes++
-	}
-	return c.ipset(&del)
+	return c.clean()
+}
+
+// clean destroys the sets that nothing needs any more. One that somebody else uses stays: it decides nothing, and the
+// next Apply tries again.
+func (c *commit) clean() error {
+	n, err := c.destroySets(c.ctx, applyOp, c.destroy, func(name string, err error) { c.leave("set "+name, err) })
+	c.changes += n
+	return err
+}
+
+// leave notes that something could not be deleted.
+func (c *commit) leave(what string, err error) {
+	c.left.Store(true)
+	c.log.Warn("cannot be deleted yet, and decides nothing", "what", what, "error", err)
 }
 
 // each runs fn for the families at the same time, and waits. Families do not depend on each other.
@@ -323,10 +334,24 @@ func (c *commit) collect(p *plan) error {
 			}
 		}
 	}
-	if err := c.restore(p, p.garbage()); err != nil {
+	err := c.restore(p, p.garbage(false))
+	if err == nil {
+		p.gone = gone
+	}
+	if err == nil || c.ctx.Err() != nil {
 		return err
 	}
-	p.gone = gone
+	for i, s := range p.garbage(true) { // somebody else leads to one of them
+		err := c.restore(p, []script{s})
+		switch {
+		case c.ctx.Err() != nil:
+			return err
+		case err != nil:
+			c.leave(toolName(p.family)+" chains", err)
+		case i == 0: // they count no more
+			p.gone = gone
+		}
+	}
 	return nil
 }
 

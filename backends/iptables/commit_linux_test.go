@@ -227,7 +227,7 @@ func FuzzParsers(f *testing.F) {
 		if s, _, err := parseSaved(b, "hp-"); err == nil {
 			for _, fam := range []inet.Family{inet.IPv4, inet.IPv6} {
 				p := newPlan(fam, &render.Ruleset{Prefix: "hp-", Marks: render.Marks{Generation: 2}}, s)
-				_, _, _ = p.finish(), p.change(), p.garbage()
+				_, _, _ = p.finish(), p.change(), append(p.garbage(false), p.garbage(true)...)
 			}
 		}
 		_, _ = parseSavedSets(b, "hp-")

@@ -3,6 +3,7 @@
 package iptables_test
 
 import (
+	"bufio"
 	"context"
 	"encoding/binary"
 	"flag"
@@ -88,6 +89,7 @@ func changeForever(variant string) {
 	}
 	var t testing.T
 	ps := states(&t)
+	fmt.Println("ready")
 	for i := rand.IntN(len(ps)); ; i++ {
 		if _, err := b.Apply(context.Background(), ps[i%len(ps)], ir.Members{}); err != nil {
 			fail(err)
@@ -125,7 +127,7 @@ func (s *stream) send() {
 	}
 }
 
-// TestKilledAtAnyInstant kills a process that changes policy, with everything it started, at random moments. All the
+// TestKilledAtAnyInstant kills a process that changes policy, alone or with what it started, at random moments. All the
 // while, a flow that every policy denies must never get in, one that a failsafe lets in and one that every policy allows
 // must lose no packet, and an established flow must not break.
 func TestKilledAtAnyInstant(t *testing.T) {
@@ -161,8 +163,10 @@ func TestKilledAtAnyInstant(t *testing.T) {
 			established.send()
 			_, err = established.to.WriteToUDP([]byte("answer"), established.from.LocalAddr().(*net.UDPAddr))
 			require.NoError(t, err)
+			began := time.Now()
 			_, err = b.Apply(t.Context(), ps[0], ir.Members{})
 			require.NoError(t, err)
+			within := 2 * time.Since(began)
 
 			stop := make(chan struct{})
 			var wg sync.WaitGroup
@@ -188,18 +192,27 @@ func TestKilledAtAnyInstant(t *testing.T) {
 					}
 				}
 			})
-			applied := 0
+			applied, amid := 0, 0
 			for range *kills {
-				applied += killOne(t, w, v)
+				n, first := killOne(t, w, v, time.Duration(rand.Int64N(int64(within))))
+				if n == 0 {
+					amid++
+					within += within / 8
+				} else {
+					within = 2 * first
+				}
+				applied += n
 			}
 			close(stop)
 			wg.Wait()
-			time.Sleep(50 * time.Millisecond)
 			for _, s := range []*stream{established, failsafe, open} {
+				for deadline := time.Now().Add(10 * time.Second); s.sent.Load() != s.received.Load() && time.Now().Before(deadline); {
+					time.Sleep(time.Millisecond) // what has arrived is still to be read
+				}
 				require.Equal(t, s.sent.Load(), s.received.Load(), "%s: packets sent and received", s.name)
 			}
 			require.Zero(t, denied.received.Load(), "denied packets got in, of %d", denied.sent.Load())
-			t.Logf("%d kills among %d changes, %d packets of each flow", *kills, applied, denied.sent.Load())
+			t.Logf("%d kills, %d of them amid the first change, among %d whole changes; %d packets of each flow", *kills, amid, applied, denied.sent.Load())
 
 			_, err = newBackend(t, iptables.Options{NetNS: w.host.fd()}).Apply(t.Context(), ps[1], ir.Members{})
 			require.NoError(t, err)
@@ -211,8 +224,9 @@ func TestKilledAtAnyInstant(t *testing.T) {
 	}
 }
 
-// killOne starts a child, lets it change the policy for a while, and kills it. It returns how many changes it made.
-func killOne(t *testing.T, w world, v iptables.Variant) int {
+// killOne starts a child, lets it change the policy for a while, and kills it. It returns how many changes it made, and
+// how long the first one took.
+func killOne(t *testing.T, w world, v iptables.Variant, after time.Duration) (applied int, first time.Duration) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), killedVariant+"="+strconv.Itoa(int(v)))
@@ -221,26 +235,30 @@ func killOne(t *testing.T, w world, v iptables.Variant) int {
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
-	kill := func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	alone := rand.IntN(2) == 0
+	kill := func() {
+		if alone {
+			_ = cmd.Process.Kill()
+		} else {
+			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		}
+	}
 	defer kill()
-	timer := time.AfterFunc(time.Duration(20_000+rand.IntN(250_000))*time.Microsecond, kill)
-	defer timer.Stop()
-	applied := 0
-	buf := make([]byte, 256)
-	for {
-		n, err := out.Read(buf)
-		if n > 0 && buf[0] == 'f' {
-			t.Fatalf("the child %s", buf[:n])
-		}
-		for _, c := range buf[:n] {
-			if c == '\n' {
-				applied++
+	lines := bufio.NewScanner(out)
+	var ready time.Time
+	for lines.Scan() {
+		switch lines.Text() {
+		case "ready":
+			ready = time.Now()
+			defer time.AfterFunc(after, kill).Stop()
+		case "applied":
+			if applied++; applied == 1 {
+				first = time.Since(ready)
 			}
-		}
-		if err != nil {
-			break
+		default:
+			t.Fatalf("the child %s", lines.Text())
 		}
 	}
 	_ = cmd.Wait()
-	return applied
+	return applied, first
 }

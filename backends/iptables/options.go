@@ -96,6 +96,23 @@ func (e *VersionError) Error() string {
 // Unwrap returns ErrUnavailable.
 func (e *VersionError) Unwrap() error { return ErrUnavailable }
 
+// HiddenError says that iptables-nft cannot show a table, because somebody put rules into it that only nftables knows.
+// Whatever it holds goes on to be enforced, and cannot be changed safely.
+type HiddenError struct {
+	Op    string // "apply", "observe", "counters", "teardown"
+	Tool  string // "iptables" or "ip6tables"
+	Table string // "filter"
+}
+
+// Error implements error.
+func (e *HiddenError) Error() string {
+	family := "ip"
+	if e.Tool == "ip6tables" {
+		family = "ip6"
+	}
+	return fmt.Sprintf("iptables: %s: %s-nft cannot show the table %s, which has rules of nftables that iptables does not know: move them to a table of their own (nft list table %s %s)", e.Op, e.Tool, e.Table, family, e.Table)
+}
+
 // Error is a command that failed.
 type Error struct {
 	Op     string      // "apply", "observe", "counters", "teardown", "probe"

@@ -286,19 +286,32 @@ func goTo(root string) []string {
 // steps: put the new rules beside the old ones, switch, forget the old ones; each of them leaves something consistent.
 func (p *plan) change() []script {
 	if !p.gated() {
-		b := p.builder()
+		// What can fail is to put new rules beside the old ones; to switch to them hardly can.
+		prepare, turn := p.builder(), p.builder()
 		order := slices.Clone(tableOrder[:])
 		if len(p.want) == 0 {
 			slices.Reverse(order)
 		}
 		for _, n := range order {
-			p.addChains(b, n)
+			p.addChains(prepare, n)
+			prepare.commit(n)
 			for _, key := range p.all(n) {
-				p.settle(b, key)
+				p.settle(turn, key)
 			}
-			b.commit(n)
+			turn.commit(n)
 		}
-		return b.scripts()
+		if turn.commits > 1 {
+			return append(prepare.scripts(), turn.scripts()...)
+		}
+		all := p.builder() // of one table, which changes as a whole
+		for _, n := range order {
+			p.addChains(all, n)
+			for _, key := range p.all(n) {
+				p.settle(all, key)
+			}
+			all.commit(n)
+		}
+		return all.scripts()
 	}
 	g := p.rules.Marks.Generation
 	var out []script
@@ -381,16 +394,33 @@ func (p *plan) settle(b *scriptBuilder, key hookKey) {
 	b.jump(key, false)
 }
 
-// garbage returns the scripts that delete the chains that nothing leads to any more, after the change.
-func (p *plan) garbage() []script {
+// garbage returns the scripts that delete the chains that nothing leads to any more, after the change; if alone, each
+// chain in a script of its own, behind one that makes all of them empty.
+func (p *plan) garbage(alone bool) []script {
 	b := p.builder()
 	for _, n := range tableOrder {
 		for _, name := range p.stale[n] {
-			b.delete(n, name)
+			if alone {
+				b.decl(n, name)
+			} else {
+				b.delete(n, name)
+			}
 		}
 		b.commit(n)
 	}
-	return b.scripts()
+	scripts := b.scripts()
+	if !alone {
+		return scripts
+	}
+	for _, n := range tableOrder {
+		for _, name := range p.stale[n] {
+			one := p.builder()
+			one.delete(n, name)
+			one.commit(n)
+			scripts = append(scripts, one.scripts()...)
+		}
+	}
+	return scripts
 }
 
 // leaves returns the number of chains that are garbage after the change.

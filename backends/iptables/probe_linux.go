@@ -65,7 +65,15 @@ func probe(ctx context.Context, o Options, prefix string) (*tools, []inet.Family
 			return nil, nil, err
 		}
 		if u.ours {
-			return nil, nil, &ConflictError{prefix, other.variant}
+			conflict := &ConflictError{prefix, other.variant}
+			mine, err := usage(ctx, t, families, prefix)
+			if err != nil {
+				return nil, nil, err
+			}
+			if !mine.ours || o.Variant == Auto {
+				return nil, nil, conflict
+			}
+			t.conflict = conflict // in both: it must be possible to tear one of them down
 		}
 	}
 	return t, families, nil

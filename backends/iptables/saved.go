@@ -5,6 +5,7 @@ package iptables
 import (
 	"bytes"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -19,6 +20,7 @@ type savedTable struct {
 	kernel map[string][]string    // rules by chain
 	chains map[string][]savedRule // ours
 	other  int                    // rules and chains of others
+	hidden bool                   // iptables cannot show it
 }
 
 // savedRule is a rule with what it counted.
@@ -36,6 +38,13 @@ func (s saved) table(n render.TableName) *savedTable {
 	return t
 }
 
+// tableNames are the tables that concern us.
+var tableNames = map[string]render.TableName{"raw": render.Raw, "mangle": render.Mangle, "filter": render.Filter}
+
+// hiddenTable is what iptables-nft-save says instead of showing a table that has rules which only nftables knows.
+// Ref: iptables, nft_is_table_compatible.
+var hiddenTable = regexp.MustCompile("^# Table `(\\w+)' is incompatible")
+
 // parseSaved reads the output of iptables-save, with counters or without. Other says how many rules and chains that are
 // not the kernel's own there are in all tables that are not ours.
 func parseSaved(data []byte, prefix string) (s saved, other int, err error) {
@@ -48,6 +57,12 @@ func parseSaved(data []byte, prefix string) (s saved, other int, err error) {
 		text = rest
 		line++
 		if l == "" || l[0] == '#' {
+			if m := hiddenTable.FindStringSubmatch(l); m != nil {
+				other++
+				if n, ok := tableNames[m[1]]; ok {
+					s.table(n).hidden = true
+				}
+			}
 			continue
 		}
 		bad := func() (saved, int, error) {
@@ -55,14 +70,9 @@ func parseSaved(data []byte, prefix string) (s saved, other int, err error) {
 		}
 		switch {
 		case l[0] == '*':
-			switch l[1:] {
-			case "raw":
-				t = s.table(render.Raw)
-			case "mangle":
-				t = s.table(render.Mangle)
-			case "filter":
-				t = s.table(render.Filter)
-			default:
+			if n, ok := tableNames[l[1:]]; ok {
+				t = s.table(n)
+			} else {
 				t = &savedTable{kernel: map[string][]string{}, chains: map[string][]savedRule{}}
 			}
 		case l == "COMMIT":

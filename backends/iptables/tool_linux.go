@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -27,12 +28,16 @@ type tools struct {
 	netns   int
 	variant Variant
 	paths   map[string]string // of commands, by what they are for: "restore4", "save6", "ipset"
+
+	conflict *ConflictError // what stands against any change but a teardown
 }
 
-// inNamespace runs fn on a thread that is in the namespace, and brings the thread back. A thread that cannot be brought
-// back ends with its goroutine.
+// inNamespace runs fn on a thread that is in the namespace and does nothing else, and brings the thread back. A thread
+// that cannot be brought back ends with its goroutine.
 func inNamespace(fd int, fn func() error) error {
 	if fd == 0 {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
 		return fn()
 	}
 	done := make(chan error, 1)
@@ -90,11 +95,10 @@ func run(ctx context.Context, netns int, op, path string, input *script, args ..
 	if input != nil {
 		cmd.Stdin = bytes.NewReader(input.text)
 	}
-	// The child is of the thread that starts it.
-	err := inNamespace(netns, cmd.Start)
-	if err == nil {
-		err = cmd.Wait()
-	}
+	// A command must not outlive this process: it would change tables behind the back of the next one. The kernel takes
+	// the end of the thread that started it for that of the process, so that thread is ours until the command has ended.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	err := inNamespace(netns, cmd.Run)
 	if err == nil {
 		return stdout.Bytes(), nil
 	}

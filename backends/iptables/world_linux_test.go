@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
 	vnetns "github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 
 	"github.com/hostpolicy/hostpolicy/hostendpoint"
 	"github.com/hostpolicy/hostpolicy/hostendpoint/manifest"
@@ -92,7 +93,11 @@ func (n netns) listen(t testing.TB, addr string) *net.UDPConn {
 	require.NoError(t, err)
 	t.Cleanup(func() { c.Close() })
 	u := c.(*net.UDPConn)
-	require.NoError(t, u.SetReadBuffer(8<<20))
+	raw, err := u.SyscallConn()
+	require.NoError(t, err)
+	var set error
+	require.NoError(t, raw.Control(func(fd uintptr) { set = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20) }))
+	require.NoError(t, set) // a busy machine reads late
 	return u
 }
 
