@@ -82,7 +82,9 @@ func (b *Backend) Variant() Variant { return b.tools.variant }
 // Apply implements backends.Backend. All or nothing holds for each family, IPv4 and IPv6, by itself.
 //
 // A program that was applied before must be the same value and not a copy for changes of members to be cheap: then Apply
-// changes sets only, and looks at those only whose slice of elements is another one.
+// changes sets only, and looks at those only whose slice of elements is another one. What somebody else did to our rules
+// it notices in the variant nft, where the kernel counts changes. In legacy, and for elements of sets in both, Observe
+// finds it, and the Apply behind that repairs it.
 func (b *Backend) Apply(ctx context.Context, p *ir.Program, m ir.Members) (backends.Receipt, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -93,10 +95,11 @@ func (b *Backend) Apply(ctx context.Context, p *ir.Program, m ir.Members) (backe
 		return backends.Receipt{}, b.tools.conflict
 	}
 	start := time.Now()
-	membersOnly := b.last != nil && !b.suspect && b.last.program == p
+	known := b.last != nil && !b.suspect && b.last.program == p
+	membersOnly := known && (b.tools.variant == Legacy || b.undisturbed())
 	var rules *render.Ruleset
 	var err error
-	if membersOnly {
+	if known {
 		rules, err = b.last.rules.Refill(m)
 	} else {
 		rules, err = render.Render(p, m, b.opts.Render)
@@ -109,7 +112,6 @@ func (b *Backend) Apply(ctx context.Context, p *ir.Program, m ir.Members) (backe
 		return backends.Receipt{}, err
 	}
 	rendered := time.Now()
-	before, _ := b.generation()
 	if err := c.run(); err != nil {
 		b.suspect = true
 		return backends.Receipt{}, err
@@ -118,7 +120,7 @@ func (b *Backend) Apply(ctx context.Context, p *ir.Program, m ir.Members) (backe
 	if !membersOnly {
 		var ok bool
 		a.kernel, ok = b.generation()
-		a.counted = ok && a.kernel-before == uint32(c.commits)
+		a.counted = ok && a.kernel-c.base == uint32(c.commits)
 	} else {
 		a.kernel, a.counted = b.last.kernel, b.last.counted
 	}

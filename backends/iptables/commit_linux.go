@@ -23,6 +23,7 @@ type commit struct {
 	rules   *render.Ruleset
 	changes int
 	commits int         // of tables
+	base    uint32      // the generation of the tables that were looked at
 	left    atomic.Bool // something that could not be deleted
 
 	plans   []*plan // nil if only members change
@@ -57,7 +58,8 @@ func (c *commit) prepare(membersOnly bool) error {
 	if membersOnly {
 		return nil
 	}
-	sure := c.undisturbed()
+	c.base, _ = c.generation() // changes from here on are noticed
+	sure := c.undisturbed() && c.base == c.last.kernel
 	for _, f := range c.families {
 		c.plans = append(c.plans, &plan{family: f})
 	}
@@ -75,12 +77,12 @@ func (c *commit) prepare(membersOnly bool) error {
 }
 
 // undisturbed reports whether the tables are certainly as we left them.
-func (c *commit) undisturbed() bool {
-	if c.last == nil || c.suspect || !c.last.counted {
+func (b *Backend) undisturbed() bool {
+	if b.last == nil || b.suspect || !b.last.counted {
 		return false
 	}
-	gen, ok := c.generation()
-	return ok && gen == c.last.kernel
+	gen, ok := b.generation()
+	return ok && gen == b.last.kernel
 }
 
 // adopt returns the sets of the kernel as sets of a ruleset. What being in them meant is not known; that it was what it

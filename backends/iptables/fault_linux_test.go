@@ -218,6 +218,56 @@ func TestWhatOthersUseIsLeft(t *testing.T) {
 	}
 }
 
+// TestSomebodyElseComesFirst puts an accepting rule into a chain of ours behind the look at the tables and before they
+// change. The next Apply must find it.
+func TestSomebodyElseComesFirst(t *testing.T) {
+	n := newNetns(t)
+	on := filepath.Join(t.TempDir(), "on")
+	replace(t, map[string]string{"iptables-nft-save": "$REAL \"$@\" || exit\n[ -e " + on + " ] && iptables-nft -I hp-OUTPUT -j ACCEPT || true"})
+	b := newBackend(t, iptables.Options{NetNS: n.fd(), Variant: iptables.NFT})
+	p, m := compiled(t, ingress("in", "order: 1", "{action: Allow, protocol: UDP}"))
+	q, k := compiled(t, ingress("in", "order: 1", "{action: Allow, protocol: TCP}"))
+	_, err := b.Apply(t.Context(), p, m)
+	require.NoError(t, err)
+	n.run(t, "", "iptables-nft", "-A", "OUTPUT", "-p", "udp", "-j", "RETURN") // so that it looks at the tables
+	require.NoError(t, os.WriteFile(on, nil, 0o600))
+	_, err = b.Apply(t.Context(), q, k)
+	require.NoError(t, err)
+	require.NoError(t, os.Remove(on))
+	require.Contains(t, n.run(t, "", "iptables-nft", "-S", "hp-OUTPUT"), "ACCEPT", "it was there first")
+
+	r, err := b.Apply(t.Context(), q, k)
+	require.NoError(t, err)
+	require.Positive(t, r.Changes)
+	require.NotContains(t, n.run(t, "", "iptables-nft", "-S", "hp-OUTPUT"), "ACCEPT")
+	r, err = b.Apply(t.Context(), q, k)
+	require.NoError(t, err)
+	require.Zero(t, r.Changes)
+}
+
+// TestApplyNoticesForeignChanges applies what was applied, when somebody else has emptied a chain.
+func TestApplyNoticesForeignChanges(t *testing.T) {
+	p, m := compiled(t, ingress("in", "order: 1", "{action: Allow, protocol: UDP}"))
+	for _, v := range variants {
+		n := newNetns(t)
+		b := newBackend(t, iptables.Options{NetNS: n.fd(), Variant: v})
+		_, err := b.Apply(t.Context(), p, m)
+		require.NoError(t, err)
+		n.run(t, "", "iptables-"+v.String(), "-F", "hp-INPUT")
+		if v == iptables.Legacy { // nothing counts changes there
+			st, err := b.Observe(t.Context())
+			require.NoError(t, err)
+			require.NotEmpty(t, st.Drift)
+		}
+		r, err := b.Apply(t.Context(), p, m)
+		require.NoError(t, err)
+		require.Positive(t, r.Changes, v)
+		st, err := b.Observe(t.Context())
+		require.NoError(t, err)
+		require.Empty(t, st.Drift)
+	}
+}
+
 // TestTablesThatIptablesCannotShow has rules that only nftables knows beside ours. What cannot be seen must not be taken
 // for absent.
 func TestTablesThatIptablesCannotShow(t *testing.T) {
