@@ -35,16 +35,37 @@ type gun struct {
 		_ [4]byte
 	}
 	port uint16
+	load load
 }
 
-// newGun makes a gun for packets from an address to UDP port 8000. In the host they are counted and dropped behind the
-// table filter, so that connection tracking sees new flows only and keeps none.
-func newGun(t testing.TB, w world, from [4]byte) *gun {
+// load is what is sent.
+type load string
+
+const (
+	// newFlows is a flow for each packet. They are dropped behind the table filter, so that connection tracking sees new
+	// flows only and keeps none.
+	newFlows load = "new"
+	// fewFlows is packets of a few flows to a socket that nobody reads and nobody answers: every packet is of a flow that
+	// is not established, and meets all rules.
+	fewFlows load = "few"
+)
+
+// newGun makes a gun for packets from an address to UDP port 8000. In the host they are counted behind the table filter.
+func newGun(t testing.TB, w world, from [4]byte, l load, tracked bool) *gun {
 	t.Helper()
 	w.host.run(t, "", "sh", "-c", "for i in all eth0; do echo 0 > /proc/sys/net/ipv4/conf/$i/rp_filter; done")
 	w.host.run(t, "", "ip", "route", "add", "10.0.0.0/8", "dev", "eth0")
-	w.host.run(t, "", "nft", "add table ip tap; add counter ip tap seen; add chain ip tap c { type filter hook input priority 300; }; add rule ip tap c ct state new counter name seen drop")
-	g := &gun{port: 1024}
+	state, end := "", ""
+	if tracked {
+		state = "ct state new "
+	}
+	if l == newFlows {
+		end = " drop"
+	} else {
+		w.host.listen(t, hostAddr+":8000")
+	}
+	w.host.run(t, "", "nft", "add table ip tap; add counter ip tap seen; add chain ip tap c { type filter hook input priority 300; }; add rule ip tap c "+state+"counter name seen"+end)
+	g := &gun{port: 1024, load: l}
 	var err error
 	var index int
 	w.peer.do(func() {
@@ -98,7 +119,7 @@ func (g *gun) fire(t testing.TB, n int) time.Duration {
 	_ = unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &a)
 	for range n / batch {
 		for i := range g.frames {
-			if g.port++; g.port < 1024 {
+			if g.port++; g.port < 1024 || g.load == fewFlows && g.port >= 1024+batch {
 				g.port = 1024
 			}
 			binary.BigEndian.PutUint16(g.frames[i][34:], g.port)
@@ -124,27 +145,28 @@ func (w world) seen(t testing.TB) (n int) {
 	return 0
 }
 
-// rates fires at a host with n policies of one rule, whose last one lets the packets in, and at one without rules but
-// with connection tracking, in turn. It returns the time of a packet in both.
-func rates(b testing.TB, o iptables.Options, n, rounds int) (with, without time.Duration) {
+// rates fires at a host with n policies of one rule, whose last one lets the packets in, at one without rules but with
+// connection tracking, and at one with neither, in turn. It returns the time of a packet in each.
+func rates(b testing.TB, o iptables.Options, l load, n, rounds int) (with, tracked, without time.Duration) {
 	i := n - 1
 	from := [4]byte{10, byte(100 + i>>8), byte(i), 7}
-	plain, ruled := newWorld(b), newWorld(b)
+	bare, plain, ruled := newWorld(b), newWorld(b), newWorld(b)
 	o.NetNS = ruled.host.fd()
 	be := newBackend(b, o)
 	_, err := be.Apply(b.Context(), rendertest.OnePolicyEach(n), ir.Members{})
 	require.NoError(b, err)
-	p, r := newGun(b, plain, from), newGun(b, ruled, from)
+	z, p, r := newGun(b, bare, from, l, false), newGun(b, plain, from, l, true), newGun(b, ruled, from, l, true)
 	const chunk = 64 * batch
 	for k := range rounds + 2 {
-		x, y := p.fire(b, chunk), r.fire(b, chunk)
+		a, x, y := z.fire(b, chunk), p.fire(b, chunk), r.fire(b, chunk)
 		if k >= 2 {
-			without, with = without+x, with+y
+			without, tracked, with = without+a, tracked+x, with+y
 		}
 	}
 	sent := (rounds + 2) * chunk
 	require.InDelta(b, sent, ruled.seen(b), float64(sent)/50, "packets that got in, of those sent")
 	require.InDelta(b, sent, plain.seen(b), float64(sent)/50)
+	require.InDelta(b, sent, bare.seen(b), float64(sent)/50)
 	cs, err := be.Counters(b.Context())
 	require.NoError(b, err)
 	for _, c := range cs {
@@ -152,21 +174,25 @@ func rates(b testing.TB, o iptables.Options, n, rounds int) (with, without time.
 			require.InDelta(b, sent, c.Packets, float64(sent)/50, "the counter of the last rule")
 		}
 	}
-	return with / time.Duration(rounds*chunk), without / time.Duration(rounds*chunk)
+	packets := time.Duration(rounds * chunk)
+	return with / packets, tracked / packets, without / packets
 }
 
-// BenchmarkPackets reports the rate of new flows that the last of many policies lets in, and its relation to the rate
-// without rules.
+// BenchmarkPackets reports the rate of packets that the last of many policies lets in, and its relation to the rates
+// without rules and without rules but with connection tracking.
 func BenchmarkPackets(b *testing.B) {
 	for _, v := range variants {
-		for _, n := range []int{1, 100, 1000, 5000, 10000} {
-			for _, e := range []renderer.Events{renderer.NoEvents, renderer.Denies} {
-				b.Run(fmt.Sprintf("variant=%s/policies=%d/events=%d", v, n, e), func(b *testing.B) {
-					with, without := rates(b, iptables.Options{Variant: v, Render: renderer.Options{Events: e}}, n, max(b.N, 20))
-					b.ReportMetric(1e9/float64(with), "packets/s")
-					b.ReportMetric(float64(without)/float64(with), "of-no-rules")
-					b.ReportMetric(0, "ns/op")
-				})
+		for _, l := range []load{fewFlows, newFlows} {
+			for _, n := range []int{1, 100, 1000, 5000, 10000} {
+				for _, e := range []renderer.Events{renderer.NoEvents, renderer.Denies} {
+					b.Run(fmt.Sprintf("variant=%s/flows=%s/policies=%d/events=%d", v, l, n, e), func(b *testing.B) {
+						with, tracked, without := rates(b, iptables.Options{Variant: v, Render: renderer.Options{Events: e}}, l, n, max(b.N, 20))
+						b.ReportMetric(1e9/float64(with), "packets/s")
+						b.ReportMetric(float64(without)/float64(with), "of-no-rules")
+						b.ReportMetric(float64(tracked)/float64(with), "of-tracking")
+						b.ReportMetric(0, "ns/op")
+					})
+				}
 			}
 		}
 	}
