@@ -87,7 +87,7 @@ Exit codes: 0 yes; 1 no (a verdict differs, a document is invalid, the kernel ha
 		tryCommand(out, in), demoCommand(out), selectorCommand(out, in),
 		testCommand(out, in),
 		createCommand(out, in), replaceCommand(out, in), deleteCommand(out, in), getCommand(out, in), watchCommand(out, in),
-		migrateCommand(out), crdsCommand(out),
+		migrateCommand(out), crdsCommand(out), autohepCommand(out),
 	)
 	return root
 }
