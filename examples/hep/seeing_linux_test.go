@@ -64,11 +64,10 @@ func (s *safeBuffer) String() string {
 
 // shop is a host with documents that say ACTION of port 2222, and a peer.
 type shop struct {
-	t        *testing.T
-	pair     *lab.Pair
-	dir      string
-	backend  string
-	commands int
+	t       *testing.T
+	pair    *lab.Pair
+	dir     string
+	backend string
 }
 
 func newShop(t *testing.T, backend string) *shop {
