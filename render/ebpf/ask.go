@@ -50,22 +50,19 @@ func (e *emitter) ask() {
 	e.imm(asm.Add, r7, 1)
 	e.line(r7, fail)
 	e.mov(r9, r0)
-	// So that the verifier need not tell which rows are there when it follows the search: it would try all combinations.
-	e.load(r1, r8, 4*listZero, asm.Word)
+	// So that the verifier need not tell which rows are there when it follows the search: it would try all combinations. It
+	// remembers which numbers are the same, too, so that each is loaded by itself.
 	for axis := classify.L4; int(axis) < numAxes; axis++ {
-		e.setField(fRows+4*int(axis), r1)
+		e.load(r1, r8, 4*listZero, asm.Word)
+		e.setField(fRow(axis), r1)
 	}
-	for axis := classify.L4; int(axis) < numAxes; axis++ {
-		has, next := e.label("ask.axis"), e.label("ask.next")
-		e.load(r7, r8, 4*listAxes, asm.Word)
-		e.add(asm.JSet.Imm(r7, 1<<axis, has))
-		e.jump(next)
-		e.mark(has)
+	e.axes(func(axis classify.Axis, next string) {
 		e.lookup(axis, next, fail)
 		e.ifImm(asm.JGE, r0, maxCells, fail)
-		e.setField(fRows+4*int(axis), r0)
-		e.mark(next)
-	}
+		e.list(r1, listZero) // so that the verifier knows no more of the row than of a missing one
+		e.reg(asm.Xor, r0, r1)
+		e.setField(fRow(axis), r0)
+	})
 	// Zero, but not to the verifier: it would follow a number that it knows through each step of the search.
 	e.load(r1, r8, 4*listZero, asm.Word)
 	e.setField(fStart, r1)

@@ -8,6 +8,8 @@ import (
 	"strconv"
 
 	"github.com/cilium/ebpf/asm"
+
+	"github.com/hostpolicy/hostpolicy/policy/classify"
 )
 
 // The view is what a hook sees of a packet: memory of the main function, which consult reads.
@@ -37,9 +39,9 @@ const (
 	vTries = 144 // how often another generation came between; alone in its eight bytes, for the verifier must follow it
 	vHooks = 152 // hooks that have an entry
 	vInfo  = 156 // what the kernel says of the packet's state
-	vKeep  = 160 // a destination that is put aside: address and port, 24 bytes
-	vBuf   = 184 // for reading, 48 bytes
-	vTotal = 232
+	vBuf   = 160 // for reading, 48 bytes
+	vKeep  = 184 // in its second half: a destination that is put aside, address and port, 24 bytes
+	vTotal = 208
 )
 
 // What is counted and reported.
@@ -69,9 +71,12 @@ const (
 	fInC     = 92  // class of the interface it came by
 	fOutC    = 100 // class of the interface it leaves by
 	fHook    = 108 //
-	fRows    = 112 // cells of the rows, by axis, 10 of 4 bytes
-	fSize    = 152
+	fPage    = 112 // what the rows of all dimensions have in common in one page, 64 bytes
+	fSize    = 176
 )
+
+// fRow is where the cell of the row of an axis is: in a first half, as a number of which nothing is known.
+func fRow(axis classify.Axis) int { return 40 + 8*int(axis-classify.L4) }
 
 // The names of the maps, as programs refer to them.
 const (

@@ -3,6 +3,8 @@
 package ebpf
 
 import (
+	"slices"
+
 	"github.com/cilium/ebpf/asm"
 
 	"github.com/hostpolicy/hostpolicy/policy/classify"
@@ -61,10 +63,51 @@ func (e *emitter) list(dst asm.Register, cell int) {
 	e.load(dst, dst, 4*cell, asm.Word)
 }
 
-// all sets all bits, which the verifier does not know: it would follow what becomes of them bit by bit.
+// none sets no bits, and all sets all, which the verifier does not know: it would follow what becomes of them bit by bit.
+func (e *emitter) none(dst asm.Register) {
+	e.field64(dst, fList)
+	e.load(dst, dst, 4*listZero, asm.DWord)
+}
+
 func (e *emitter) all(dst asm.Register) {
-	e.list(dst, listZero)
+	e.none(dst)
 	e.imm(asm.Sub, dst, 1)
+}
+
+// common are the axes that most rules ask about. A list that asks about no other ones need not be asked about each.
+var common = [...]classify.Axis{classify.L4, classify.SrcAddr, classify.DstAddr, classify.DstPort}
+
+// axes does something for each axis that the list has; next is the label behind it. It uses R1.
+func (e *emitter) axes(do func(axis classify.Axis, next string)) {
+	end := e.label("axes.end")
+	one := func(axis classify.Axis) {
+		has, next := e.label("axis"), e.label("axis.next")
+		e.list(r1, listAxes)
+		e.add(asm.JSet.Imm(r1, 1<<axis, has))
+		e.jump(next)
+		e.mark(has)
+		do(axis, next)
+		e.mark(next)
+	}
+	var rare int32
+	for axis := classify.L4; int(axis) < numAxes; axis++ {
+		if slices.Contains(common[:], axis) {
+			one(axis)
+		} else {
+			rare |= 1 << axis
+		}
+	}
+	some := e.label("axes.rare")
+	e.list(r1, listAxes)
+	e.add(asm.JSet.Imm(r1, rare, some))
+	e.jump(end)
+	e.mark(some)
+	for axis := classify.L4; int(axis) < numAxes; axis++ {
+		if rare&(1<<axis) != 0 {
+			one(axis)
+		}
+	}
+	e.mark(end)
 }
 
 // summary joins a word of the summaries of all dimensions.
@@ -74,19 +117,13 @@ func (e *emitter) summary() {
 	e.mov(r7, r2)
 	e.imm(asm.LSh, r7, 1)
 	e.all(r8)
-	for axis := classify.L4; int(axis) < numAxes; axis++ {
-		has, next := e.label("summary.axis"), e.label("summary.next")
-		e.list(r1, listAxes)
-		e.add(asm.JSet.Imm(r1, 1<<axis, has))
-		e.jump(next)
-		e.mark(has)
-		e.field(r9, fRows+4*int(axis))
+	e.axes(func(axis classify.Axis, _ string) {
+		e.field(r9, fRow(axis))
 		e.reg(asm.Add, r9, r7)
 		e.cell(r9, 2, "summary.fail")
 		e.load(r0, r0, 0, asm.DWord)
 		e.reg(asm.And, r8, r0)
-		e.mark(next)
-	}
+	})
 	e.setSum(r8)
 	e.set(r0, 0)
 	e.ret()
@@ -95,7 +132,7 @@ func (e *emitter) summary() {
 	e.ret()
 }
 
-// step looks at one word of the row, or at one of the summary.
+// step looks at one page of the row, or at one word of the summary.
 func (e *emitter) step() {
 	const fail = "step.fail"
 	e.mark(fnStep)
@@ -124,47 +161,21 @@ func (e *emitter) step() {
 	e.setSum(r7)
 	e.field(r7, fWord)
 	e.imm(asm.LSh, r7, 6)
-	e.reg(asm.Add, r7, r8) // the word of the row
-	e.all(r8)
-	for axis := classify.L4; int(axis) < numAxes; axis++ {
-		has, next := e.label("step.axis"), e.label("step.next")
-		e.list(r1, listAxes)
-		e.add(asm.JSet.Imm(r1, 1<<axis, has))
-		e.jump(next)
-		e.mark(has)
-		e.list(r9, listSums)
-		e.imm(asm.LSh, r9, 1)
-		e.field(r1, fRows+4*int(axis))
-		e.reg(asm.Add, r9, r1)
-		e.mov(r1, r7)
-		e.imm(asm.RSh, r1, 3)
-		e.reg(asm.Add, r9, r1)
-		e.cell(r9, 1, fail)
-		e.load(r1, r0, 0, asm.Word)
-		e.line(r1, fail)
-		e.mov(r1, r7)
-		e.imm(asm.And, r1, pageWords-1)
-		e.imm(asm.LSh, r1, 3)
-		e.reg(asm.Add, r0, r1)
-		e.load(r1, r0, 0, asm.DWord)
-		e.reg(asm.And, r8, r1)
-		e.mark(next)
+	e.reg(asm.Add, r7, r8) // the page
+	e.page(fail)
+	// The first rule among those of the page.
+	e.list(r9, listZero) // the word, which the verifier need not follow
+	for i := range pageWords {
+		e.field64(r8, fPage+8*i)
+		e.ifImm(asm.JNE, r8, 0, "step.bit")
+		e.imm(asm.Add, r9, 1)
 	}
-	// What is before the rule at which the search stands does not count.
-	e.field(r1, fStart)
-	e.mov(r2, r1)
-	e.imm(asm.RSh, r2, 6)
-	e.ifReg(asm.JNE, r2, r7, "step.find")
-	e.imm(asm.And, r1, 63)
-	e.set(r3, -1)
-	e.reg(asm.LSh, r3, r1)
-	e.reg(asm.And, r8, r3)
-	e.mark("step.find")
-	e.ifImm(asm.JNE, r8, 0, "step.bit")
 	e.set(r0, 0)
 	e.ret()
 	e.mark("step.bit")
 	e.lowest(r8, r2, r3)
+	e.imm(asm.LSh, r7, 3)
+	e.reg(asm.Add, r7, r9)
 	e.imm(asm.LSh, r7, 6)
 	e.reg(asm.Add, r8, r7)
 	e.mark("step.found")
@@ -177,14 +188,14 @@ func (e *emitter) step() {
 	e.list(r1, listRules)
 	e.ifReg(asm.JGE, r7, r1, "step.end")
 	e.mov(r2, r7)
-	e.imm(asm.RSh, r2, 12)
+	e.imm(asm.RSh, r2, pageShift+6)
 	e.setField(fWord, r2)
 	e.mov(r1, r6)
 	e.call(fnSummary)
 	e.ifImm(asm.JNE, r0, 0, fail)
 	e.list(r1, listPages)
 	e.ifImm(asm.JEq, r1, 0, "step.small")
-	e.imm(asm.RSh, r7, 6)
+	e.imm(asm.RSh, r7, pageShift)
 	e.mark("step.small")
 	e.imm(asm.And, r7, 63)
 	e.set(r1, -1)
@@ -205,6 +216,54 @@ func (e *emitter) step() {
 	e.noOrigin()
 	e.set(r0, int32(ir.Deny))
 	e.jump("step.done")
+}
+
+// page joins page R7 of the rows of all dimensions, and leaves out the rules before the one at which the search stands.
+func (e *emitter) page(fail string) {
+	for i := range pageWords {
+		e.all(r8) // each by itself: the verifier remembers which numbers are the same
+		e.setField64(fPage+8*i, r8)
+	}
+	e.axes(func(axis classify.Axis, _ string) {
+		e.list(r9, listSums)
+		e.imm(asm.LSh, r9, 1)
+		e.field(r1, fRow(axis))
+		e.reg(asm.Add, r9, r1)
+		e.reg(asm.Add, r9, r7)
+		e.cell(r9, 1, fail)
+		e.load(r1, r0, 0, asm.Word)
+		e.line(r1, fail)
+		for i := range pageWords {
+			e.load(r1, r0, 8*i, asm.DWord)
+			e.field64(r2, fPage+8*i)
+			e.reg(asm.And, r1, r2)
+			e.setField64(fPage+8*i, r1)
+		}
+	})
+	e.field(r1, fStart)
+	e.mov(r2, r1)
+	e.imm(asm.RSh, r2, pageShift)
+	e.ifReg(asm.JNE, r2, r7, "page.done")
+	e.set(r3, -1)
+	e.mov(r4, r1)
+	e.imm(asm.And, r4, 63)
+	e.reg(asm.LSh, r3, r4)
+	e.imm(asm.RSh, r1, 6)
+	e.imm(asm.And, r1, pageWords-1) // the word
+	for i := range pageWords {
+		partly, next := e.label("page.partly"), e.label("page.word")
+		e.ifImm(asm.JLT, r1, int32(i), "page.done")
+		e.ifImm(asm.JEq, r1, int32(i), partly)
+		e.none(r5)
+		e.setField64(fPage+8*i, r5)
+		e.jump(next)
+		e.mark(partly)
+		e.field64(r2, fPage+8*i)
+		e.reg(asm.And, r2, r3)
+		e.setField64(fPage+8*i, r2)
+		e.mark(next)
+	}
+	e.mark("page.done")
 }
 
 // act does what a rule does for a packet that matches.

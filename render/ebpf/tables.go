@@ -57,7 +57,7 @@ const (
 	listAxes    = 3 // which dimensions there are, bit 1<<axis
 	listSums    = 4 // words of the summary of a row
 	listPages   = 5 // pages of a row
-	listZero    = 6 // 0
+	listZero    = 6 // 0, 64 bits
 
 	listL4      = 8 // trie, and the cell of the row for a packet without value
 	listIn      = 10
@@ -269,7 +269,8 @@ func (b *builder) search(rec []uint32, matcher int) error {
 	if words == 1 {
 		rec[listSums], rec[listPages] = 1, 0
 	} else {
-		rec[listSums], rec[listPages] = uint32((words+63)/64), uint32((words+pageWords-1)/pageWords)
+		pages := (words + pageWords - 1) / pageWords
+		rec[listSums], rec[listPages] = uint32(summaryWords(pages)), uint32(pages)
 	}
 	for i := range m.Dims {
 		d, err := b.dimension(dimID{matcher, i}, &m.Dims[i])
@@ -305,14 +306,23 @@ func (b *builder) search(rec []uint32, matcher int) error {
 	return nil
 }
 
-const pageWords = 8
+// A page holds the bits of 512 rules: one line.
+const (
+	pageWords = 8
+	pageShift = 9
+)
 
-// rows writes the rows of a dimension, and returns the cell of each. A row is its summary and the lines of its pages.
+// summaryWords is how many words the summary of a row has: one bit for each page; the row itself if there are none.
+func summaryWords(pages int) int { return max(1, (pages+63)/64) }
+
+// rows writes the rows of a dimension, and returns the cell of each. A row is its summary and the lines of its pages. The
+// summary has a bit for each page and not for each word, as that of the tables has: most of the time for a word goes into
+// finding its page.
 func (b *builder) rows(r classify.RowLayout) []uint32 {
-	n := r.SumWords
-	if n == 0 {
+	if r.SumWords == 0 {
 		return nil
 	}
+	n := summaryWords(r.RowPages)
 	pool := make(map[uint32]uint32, len(r.Pool)/pageWords)
 	if r.RowPages > 0 {
 		at := b.lines(len(r.Pool) / pageWords)
@@ -330,15 +340,19 @@ func (b *builder) rows(r classify.RowLayout) []uint32 {
 		size = (size + lineCells - 1) / lineCells * lineCells
 	}
 	b.align(lineCells)
-	cells := make([]uint32, len(r.Sums)/n)
+	cells := make([]uint32, len(r.Sums)/r.SumWords)
 	for c := range cells {
 		cells[c] = uint32(len(b.cells))
 		b.grow(size)
 		row := b.cells[cells[c]:]
-		for i, w := range r.Sums[c*n:][:n] {
-			put64(row[2*i:], w)
+		sums := r.Sums[c*r.SumWords:][:r.SumWords]
+		if r.RowPages == 0 {
+			put64(row, sums[0])
 		}
 		for i := range r.RowPages {
+			if sums[i/8]>>(8*(i%8))&0xff != 0 {
+				row[2*(i/64)+i%64/32] |= 1 << (i % 32)
+			}
 			row[2*n+i] = pool[r.Pages[c*r.RowPages+i]]
 		}
 	}
@@ -351,7 +365,7 @@ func (b *builder) dimension(id dimID, d *classify.Dimension) (dimension, error) 
 		return x, nil
 	}
 	l := d.Rows.Layout()
-	x := dimension{rows: b.rows(l), sum: l.SumWords, page: l.RowPages}
+	x := dimension{rows: b.rows(l), sum: summaryWords(l.RowPages), page: l.RowPages}
 	switch d.Axis {
 	case classify.L4, classify.SrcPort, classify.DstPort:
 		x.a, x.b = b.number(cutsOf(d, x.rows)), x.rows[d.Absent]
