@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rate
+
+import (
+	"os/exec"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// Receive opens UDP sockets and reads what comes, until the benchmark ends.
+func (s *Site) Receive(b testing.TB, port uint16) {
+	var stop atomic.Bool
+	var wg sync.WaitGroup
+	b.Cleanup(func() {
+		stop.Store(true)
+		wg.Wait()
+	})
+	s.Host.Do(b, func() {
+		for i := range senders {
+			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+			require.NoError(b, err)
+			require.NoError(b, unix.Bind(fd, &unix.SockaddrInet4{Port: int(port), Addr: hostAddr(i).As4()}))
+			require.NoError(b, unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 50_000}))
+			wg.Go(func() {
+				defer unix.Close(fd)
+				v := newVector(make([]byte, 64))
+				defer v.pin.Unpin()
+				for !stop.Load() {
+					unix.Syscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&v.msgs[0])), uintptr(len(v.msgs)), unix.MSG_WAITFORONE, 0, 0)
+				}
+			})
+		}
+	})
+}
+
+// vector is what sendmmsg and recvmmsg take: many times the same buffer.
+type vector struct {
+	msgs []mmsghdr
+	iov  unix.Iovec
+	pin  runtime.Pinner
+}
+
+func newVector(buf []byte) *vector {
+	v := &vector{msgs: make([]mmsghdr, 64), iov: unix.Iovec{Base: &buf[0], Len: uint64(len(buf))}}
+	v.pin.Pin(&buf[0])
+	v.pin.Pin(&v.iov)
+	for i := range v.msgs {
+		v.msgs[i].hdr.Iov, v.msgs[i].hdr.Iovlen = &v.iov, 1
+	}
+	return v
+}
+
+// Own gives the peer an address to send from.
+func (s *Site) Own(b testing.TB, t Tuple) {
+	s.Peer.Do(b, func() {
+		out, err := exec.Command("ip", "addr", "replace", t.Src.String()+"/32", "dev", "p0").CombinedOutput()
+		require.NoError(b, err, string(out))
+	})
+}
+
+// Talk sends datagrams from sockets, as programs do, and returns how many the host received in a second of one
+// processor, by the given counter of IP. All the work for a packet counts, from the call that sends it to the one that
+// reads it, as it does where two programs keep a machine busy.
+func (s *Site) Talk(b testing.TB, d time.Duration, t Tuple, counter string) float64 {
+	var wg sync.WaitGroup
+	var stop atomic.Bool
+	before, began := s.Counter(b, "Ip", counter), processTime()
+	for i := range senders {
+		wg.Go(func() {
+			s.Peer.Do(b, func() {
+				fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+				require.NoError(b, err)
+				defer unix.Close(fd)
+				require.NoError(b, unix.Bind(fd, &unix.SockaddrInet4{Port: int(t.SrcPort) + i, Addr: t.Src.As4()}))
+				require.NoError(b, unix.Connect(fd, &unix.SockaddrInet4{Port: int(t.DstPort), Addr: hostAddr(i).As4()}))
+				v := newVector(make([]byte, 10))
+				defer v.pin.Unpin()
+				for !stop.Load() {
+					unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&v.msgs[0])), uintptr(len(v.msgs)), 0, 0, 0)
+				}
+			})
+		})
+	}
+	time.Sleep(d)
+	stop.Store(true)
+	wg.Wait()
+	return float64(s.Counter(b, "Ip", counter)-before) / (float64(processTime()-began) / 1e9)
+}
+
+// processTime returns the CPU time of this process in nanoseconds.
+func processTime() int64 {
+	var t unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &t) != nil {
+		return 0
+	}
+	return t.Nano()
+}
