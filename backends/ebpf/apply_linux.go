@@ -121,7 +121,7 @@ func (b *Backend) provide(a *render.Artifact) (made []linkID, err error) {
 				continue
 			}
 			// Somebody took the pin away. Until the link goes with this process, a new one stands beside it.
-			b.outdated = append(b.outdated, b.links[id])
+			b.outdated = append(b.outdated, &held{Link: b.links[id].Link})
 			delete(b.links, id)
 		}
 		if err := b.attach(id); err != nil {

@@ -23,7 +23,7 @@ var serial atomic.Uint64
 
 // pinPath returns a directory that no other test has.
 func pinPath() string {
-	return fmt.Sprintf("%s-test/%d_%d", ebpf.DefaultPath, os.Getpid(), serial.Add(1))
+	return fmt.Sprintf("%s-test_%d_%d", ebpf.DefaultPath, os.Getpid(), serial.Add(1))
 }
 
 func openLab(_ context.Context, ns lab.Netns) (lab.Dataplane, error) {

@@ -31,11 +31,16 @@ func (l linkID) String() string {
 // package knows that the program is not its own.
 type held struct {
 	link.Link
-	pin string
+	pin string // "" if somebody took it away
 }
 
 // remove takes the program away from where it stands.
-func (h *held) remove() error { return errors.Join(h.Unpin(), h.Close()) }
+func (h *held) remove() error {
+	if h.pin == "" { // where it was, there may be that of another link
+		return h.Close()
+	}
+	return errors.Join(h.Unpin(), h.Close())
+}
 
 // hooks are where the programs stand. Priorities are those of nftables; where somebody else stands already, the next ones
 // behind are tried. Ref: linux/netfilter_ipv4.h, enum nf_ip_hook_priorities.

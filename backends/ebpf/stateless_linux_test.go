@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ebpf
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostpolicy/hostpolicy/backends/lab/rate"
+	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
+	"github.com/hostpolicy/hostpolicy/policy/flow"
+	"github.com/hostpolicy/hostpolicy/policy/ir"
+	render "github.com/hostpolicy/hostpolicy/render/ebpf"
+)
+
+// TestProgramsAgreeWithTheInterpreter runs the programs for packets before connection tracking without any interface, on
+// many rules of many shapes, and compares with what the IR means.
+func TestProgramsAgreeWithTheInterpreter(t *testing.T) {
+	const n = 700 // more than fit in one page
+	for seed := range uint64(3) {
+		text, tuples := rate.Mixed(n, seed)
+		p, m := rate.Compiled(t, "lo", text)
+		out := before(p)
+		in := *out
+		in.Entries = []ir.Entry{{Hook: flow.UntrackedIn, Block: "endpoint/e/normal-in"}}
+		device := newBench(t, render.AtDevice, ir.Canonical(&in), m)
+		sent := newBench(t, render.AtUntrackedOut, out, m)
+		means, err := ir.NewInterpreter(out, m)
+		require.NoError(t, err)
+		verdicts := map[flow.Verdict]int{}
+		for _, x := range tuples {
+			b := x.Packet()
+			v, by := means.Verdict(&flow.Packet{
+				Path: flow.Output, Out: "lo", Src: x.Src, Dst: netip.AddrFrom4([4]byte(b[16:])), Protocol: inet.Protocol(x.Protocol), SrcPort: x.SrcPort, DstPort: x.DstPort,
+			})
+			verdicts[v]++
+			_, got := sent.run(t, b, 1)
+			require.Equal(t, v != flow.Deny, got == 1, "%+v: %s by %s", x, v, by)
+			_, got = device.run(t, b, 1)
+			require.Equal(t, v == flow.Deny, got == 1, "%+v: %s by %s at the device", x, v, by)
+		}
+		require.NotZero(t, verdicts[flow.Allow])
+		require.NotZero(t, verdicts[flow.Deny])
+	}
+}
+
+// TestDeviceLeavesToTheHookWhatItDoesNotSee sends frames of all kinds to the program at the device: one that drops
+// everything that it understands.
+func TestDeviceLeavesToTheHookWhatItDoesNotSee(t *testing.T) {
+	p, m, err := ir.Parse("entry untracked-in a\nblock a\n  rule protocol=udp dport=7 -> deny by policy:t/p/ingress[0]@untracked\n")
+	require.NoError(t, err)
+	x := newBench(t, render.AtDevice, p, m)
+	udp := rate.Tuple{Src: netip.MustParseAddr("10.0.0.1"), SrcPort: 9, DstPort: 7, Protocol: 17}.Packet()
+	with := func(b []byte, change func([]byte)) []byte {
+		b = append([]byte(nil), b...)
+		change(b)
+		return b
+	}
+	six := func(next byte, rest ...byte) []byte {
+		b := make([]byte, 40, 128)
+		b[0], b[6], b[7], b[23], b[39] = 0x60, next, 64, 1, 2
+		b = append(b, rest...)
+		binary.BigEndian.PutUint16(b[4:], uint16(len(rest)))
+		return b
+	}
+	ports := []byte{0, 9, 0, 7, 0, 8, 0, 0}
+	tagged := func(kind, tci uint16, b []byte) []byte {
+		f := rate.Frame(b)
+		out := append([]byte(nil), f[:12]...)
+		out = binary.BigEndian.AppendUint16(out, kind)
+		out = binary.BigEndian.AppendUint16(out, tci)
+		return append(out, f[12:]...)
+	}
+	for _, c := range []struct {
+		name  string
+		frame []byte
+		drop  bool
+	}{
+		{"UDP", rate.Frame(udp), true},
+		{"another port", rate.Frame(with(udp, func(b []byte) { b[23] = 8 })), false},
+		{"UDP over IPv6", rate.Frame(six(17, ports...)), true},
+		{"behind extension headers", rate.Frame(six(0, append([]byte{60, 0, 1, 4, 0, 0, 0, 0, 17, 1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, ports...)...)), true},
+		{"behind an authentication header", rate.Frame(six(51, append([]byte{17, 2, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0}, ports...)...)), true},
+		{"the first fragment", rate.Frame(with(udp, func(b []byte) { b[6] = 0x20 })), false},
+		{"a later fragment", rate.Frame(with(udp, func(b []byte) { b[7] = 1 })), false},
+		{"an IPv6 fragment", rate.Frame(six(44, append([]byte{17, 0, 0, 1, 0, 0, 0, 1}, ports...)...)), false},
+		{"too many extension headers", rate.Frame(six(0, append([]byte{
+			0, 0, 1, 4, 0, 0, 0, 0, 0, 0, 1, 4, 0, 0, 0, 0, 0, 0, 1, 4, 0, 0, 0, 0, 0, 0, 1, 4, 0, 0, 0, 0, 0, 0, 1, 4, 0, 0, 0, 0,
+			0, 0, 1, 4, 0, 0, 0, 0, 0, 0, 1, 4, 0, 0, 0, 0, 0, 0, 1, 4, 0, 0, 0, 0, 17, 0, 1, 4, 0, 0, 0, 0,
+		}, ports...)...)), false},
+		{"ports in the padding", rate.Frame(with(udp, func(b []byte) { b[3] = 20 })), false},
+		{"a header that ends too early", rate.Frame(udp)[:30], false},
+		{"a header that is shorter than itself", rate.Frame(with(udp, func(b []byte) { b[0] = 0x41 })), false},
+		{"with options", rate.Frame(with(append(append(append([]byte(nil), udp[:20]...), 1, 1, 1, 1), udp[20:]...), func(b []byte) { b[0], b[3] = 0x46, byte(len(b)) })), true},
+		{"of a priority but no VLAN", tagged(0x8100, 0xe000, udp), true},
+		{"of a VLAN", tagged(0x8100, 5, udp), false},
+		{"of a VLAN of a provider", tagged(0x88a8, 5, udp), false},
+		{"no IP", append(make([]byte, 12), 8, 6, 0, 1, 8, 0, 6, 4, 0, 1), false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			v, _, err := x.prog.Benchmark(c.frame, 1, nil)
+			require.NoError(t, err)
+			require.Equal(t, c.drop, v == 1, "%d", v)
+		})
+	}
+}
+
+// TestNoGenerationDenies runs programs that have nothing to ask. At the device that is not the last word.
+func TestNoGenerationDenies(t *testing.T) {
+	p, m, err := ir.Parse("entry untracked-in a\nentry untracked-out a\nblock a\n  rule protocol=udp -> allow by policy:t/p/ingress[0]@untracked\n")
+	require.NoError(t, err)
+	packet := rate.Tuple{Src: netip.MustParseAddr("10.0.0.1"), SrcPort: 9, DstPort: 7, Protocol: 17}.Packet()
+	for place, want := range map[render.Place]uint32{render.AtUntrackedOut: 0, render.AtDevice: 2} {
+		x := newBench(t, place, p, m)
+		_, v := x.run(t, packet, 1)
+		require.NotZero(t, v)
+		clear(x.memory.bytes[:4]) // it is none any more
+		_, v = x.run(t, packet, 1)
+		require.Equal(t, want, v, place)
+		require.NoError(t, x.maps[render.MapGeneration].Delete(uint32(0)))
+		_, v = x.run(t, packet, 1)
+		require.Equal(t, want, v, place)
+	}
+}
