@@ -86,6 +86,11 @@ type mmsghdr struct {
 // Blast sends packets for the given time and returns how many the host received in a second of one processor, by the
 // given counter. Counting processor time keeps other work of the machine out of it.
 func (s *Site) Blast(b testing.TB, d time.Duration, tuples []Tuple, proto, counter string) float64 {
+	return s.BlastCounted(b, d, tuples, func() uint64 { return s.Counter(b, proto, counter) })
+}
+
+// BlastCounted is Blast for packets that somebody else counts.
+func (s *Site) BlastCounted(b testing.TB, d time.Duration, tuples []Tuple, counter func() uint64) float64 {
 	const batch = 64
 	var wg sync.WaitGroup
 	var stop atomic.Bool
@@ -134,12 +139,12 @@ func (s *Site) Blast(b testing.TB, d time.Duration, tuples []Tuple, proto, count
 		})
 	}
 	setup.Wait()
-	before := s.Counter(b, proto, counter)
+	before := counter()
 	close(ready)
 	time.Sleep(d)
 	stop.Store(true)
 	wg.Wait()
-	return float64(s.Counter(b, proto, counter)-before) / (float64(cpu.Load()) / 1e9)
+	return float64(counter()-before) / (float64(cpu.Load()) / 1e9)
 }
 
 // threadTime returns the CPU time of this thread in nanoseconds. The kernel handles what comes through a veth in the

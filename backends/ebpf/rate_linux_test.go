@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ebpf_test
+
+import (
+	"fmt"
+	"net/netip"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostpolicy/hostpolicy/backends/ebpf"
+	"github.com/hostpolicy/hostpolicy/backends/lab/rate"
+)
+
+const (
+	turn   = 50 * time.Millisecond
+	rounds = 25
+	// onlyTracking makes the kernel track connections, and sink drops what no socket waits for.
+	onlyTracking = "table inet t {\n chain c {\n type filter hook input priority 0;\n ct state established accept\n }\n}\n"
+	sink         = "table inet sink {\n chain c {\n type filter hook input priority 1000;\n drop\n }\n}\n"
+)
+
+func enforce(b *testing.B, s *rate.Site, policies string) {
+	p, m := rate.Compiled(b, "eth0", policies)
+	_, err := newBackend(b, ebpf.Options{NetNS: s.Host.FD()}).Apply(b.Context(), p, m)
+	require.NoError(b, err)
+}
+
+func load(b *testing.B, s *rate.Site, ruleset string) {
+	s.Host.Do(b, func() {
+		c := exec.Command("nft", "-f", "-")
+		c.Stdin = strings.NewReader(ruleset)
+		out, err := c.CombinedOutput()
+		require.NoError(b, err, string(out))
+	})
+}
+
+// BenchmarkPacketRate compares the rate of UDP datagrams that the last of n policies allows with the rate without rules, and
+// with connection tracking alone.
+//
+//	go test -run '^$' -bench Rate -benchtime 1x ./backends/ebpf
+func BenchmarkPacketRate(b *testing.B) {
+	for _, n := range []int{10, 1000, 10000} {
+		b.Run(fmt.Sprintf("rules=%d/hit=last", n), func(b *testing.B) {
+			text, last := rate.Uniform(n, "UDP")
+			with, without, tracking := rate.NewSite(b), rate.NewSite(b), rate.NewSite(b)
+			for _, s := range []*rate.Site{with, without, tracking} {
+				s.Receive(b, last.DstPort)
+				s.Own(b, last)
+			}
+			load(b, tracking, onlyTracking)
+			enforce(b, with, text)
+			for b.Loop() {
+				talk := func(s *rate.Site) func() float64 {
+					return func() float64 { return s.Talk(b, turn, last, "InDelivers") }
+				}
+				r := rate.Compare(rounds, talk(without), talk(with), talk(tracking))
+				b.ReportMetric(r[0], "empty-pps")
+				b.ReportMetric(r[1], "pps")
+				b.ReportMetric(r[1]/r[0], "of-empty")
+				b.ReportMetric(r[2]/r[0], "conntrack-of-empty")
+			}
+		})
+	}
+}
+
+// BenchmarkMixedRate compares frames for rules of many shapes with frames without rules: nothing but the way through the
+// host counts, and hardly a packet belongs to a connection.
+func BenchmarkMixedRate(b *testing.B) {
+	for _, n := range []int{1000, 5000} {
+		for seed := range uint64(3) {
+			b.Run(fmt.Sprintf("rules=%d/seed=%d", n, seed), func(b *testing.B) {
+				text, tuples := rate.Mixed(n, seed)
+				with, without, tracking := rate.NewSite(b), rate.NewSite(b), rate.NewSite(b)
+				enforce(b, with, text)
+				load(b, tracking, onlyTracking)
+				for _, s := range []*rate.Site{with, without, tracking} {
+					load(b, s, sink)
+				}
+				for b.Loop() {
+					blast := func(s *rate.Site) func() float64 {
+						return func() float64 { return s.Blast(b, turn, tuples, "Ip", "InReceives") }
+					}
+					r := rate.Compare(rounds, blast(without), blast(with), blast(tracking))
+					b.ReportMetric(r[1], "pps")
+					b.ReportMetric(r[1]/r[0], "of-empty")
+					b.ReportMetric(r[2]/r[0], "conntrack-of-empty")
+				}
+			})
+		}
+	}
+}
+
+// BenchmarkDeviceDenyRate compares the rate of frames that untracked policy denies at the device, of which n are rules,
+// with the rate of frames that a host without rules accepts.
+func BenchmarkDeviceDenyRate(b *testing.B) {
+	for _, c := range []struct {
+		n    int
+		name string
+		mode ebpf.XDP
+	}{{10, "driver", ebpf.XDPAuto}, {1000, "driver", ebpf.XDPAuto}, {10, "generic", ebpf.XDPGeneric}, {1000, "generic", ebpf.XDPGeneric}} {
+		n, mode := c.n, c.mode
+		b.Run(fmt.Sprintf("rules=%d/xdp=%s", n, c.name), func(b *testing.B) {
+			var w strings.Builder
+			for i := range n {
+				fmt.Fprintf(&w, "---\napiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: {name: p%05d}\nspec: {order: %d, selector: all(), doNotTrack: true, applyOnForward: true, types: [Ingress], ingress: [{action: Deny, protocol: UDP, source: {nets: [10.%d.%d.0/24]}, destination: {ports: [%d]}}]}\n", i, i, i>>8, i&255, 10000+i)
+			}
+			to := rate.Tuple{Src: netip.AddrFrom4([4]byte{10, byte((n - 1) >> 8), byte(n - 1), 7}), SrcPort: 40000, DstPort: uint16(10000 + n - 1), Protocol: 17}
+			with, without := rate.NewSite(b), rate.NewSite(b)
+			without.Listen(b, to.DstPort)
+			p, m := rate.Compiled(b, "eth0", w.String())
+			be := newBackend(b, ebpf.Options{NetNS: with.Host.FD(), XDP: mode})
+			_, err := be.Apply(b.Context(), p, m)
+			require.NoError(b, err)
+			denied := func() (n uint64) {
+				for _, c := range counters(b, be) {
+					n += c
+				}
+				return n
+			}
+			for b.Loop() {
+				r := rate.Compare(rounds,
+					func() float64 { return without.Blast(b, turn, []rate.Tuple{to}, "Ip", "InDelivers") },
+					func() float64 { return with.BlastCounted(b, turn, []rate.Tuple{to}, denied) })
+				b.ReportMetric(r[0], "empty-pps")
+				b.ReportMetric(r[1], "pps")
+				b.ReportMetric(r[1]/r[0], "of-empty")
+			}
+			require.Zero(b, with.Counter(b, "Ip", "InReceives"), "not at the device")
+		})
+	}
+}
