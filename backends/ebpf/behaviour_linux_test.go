@@ -257,6 +257,10 @@ func TestDriftIsSeen(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, st.Drift)
 	require.False(t, echoes(t, ns))
+	r := apply(t, b, closed)
+	require.Zero(t, r.Changes, "the kernel has it already")
+	require.Equal(t, st.Generation, r.Generation)
+	require.NotZero(t, apply(t, b, open).Changes)
 }
 
 // TestEventsSayEverything reads events of two generations, with a limit that is too low.

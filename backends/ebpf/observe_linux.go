@@ -46,7 +46,7 @@ func (b *Backend) observe() (backends.State, error) {
 	switch {
 	case in == nil:
 		add(backends.DriftMissing, "generation")
-	case !bytes.Equal(in.bytes[:len(b.last.want)], b.last.want):
+	case len(in.bytes) < len(b.last.want) || !bytes.Equal(in.bytes[:len(b.last.want)], b.last.want):
 		add(backends.DriftChanged, "generation")
 	}
 	if err := b.observePlaces(b.last.artifact, add); err != nil {

@@ -5,6 +5,7 @@ package ebpf
 import (
 	"encoding/binary"
 	"errors"
+	"slices"
 )
 
 // The memory of a generation is one array of lines of 64 bytes, as large as what a cache fetches at once. Programs
@@ -31,9 +32,7 @@ func (b *blob) lines(n int) uint32 {
 }
 
 func (b *blob) grow(n int) {
-	for range n {
-		b.cells = append(b.cells, 0)
-	}
+	b.cells = slices.Grow(b.cells, n)[:len(b.cells)+n] // fresh memory is zero, and nothing is ever taken back
 }
 
 // align makes the next cell one whose number n divides.
