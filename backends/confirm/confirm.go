@@ -150,19 +150,19 @@ func (d dir) pending(name string) (*Pending, error) {
 }
 
 // generation reads a program with its members; a nil program if it is not there.
-func (d dir) generation(name string) (*ir.Program, ir.Members, string, error) {
+func (d dir) generation(name string) (*ir.Program, ir.Members, error) {
 	data, err := os.ReadFile(d.path(name))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, ir.Members{}, "", nil
+		return nil, ir.Members{}, nil
 	}
 	if err != nil {
-		return nil, ir.Members{}, "", err
+		return nil, ir.Members{}, err
 	}
-	p, m, err := ir.Parse(string(data))
+	p, m, err := parseRecord(data)
 	if err != nil {
-		return nil, ir.Members{}, "", fmt.Errorf("%s: %w", d.path(name), err)
+		return nil, ir.Members{}, fmt.Errorf("%s: %w", d.path(name), err)
 	}
-	return ir.Canonical(p), m.Canonical(), key(string(data)), nil
+	return p, m, nil
 }
 
 // Read returns what a directory says. A directory that is not there says nothing.
@@ -171,7 +171,7 @@ func Read(directory string) (State, error) {
 	var s State
 	data, err := os.ReadFile(d.path(confirmedFile))
 	if err == nil {
-		s.Confirmed = key(string(data))
+		s.Confirmed = recordKey(data)
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return State{}, err
 	}

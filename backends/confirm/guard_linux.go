@@ -80,7 +80,6 @@ func locked(ctx context.Context, directory string, do func(dir) error) error {
 //
 // On error the kernel has what it had, and nothing waits that did not before.
 func (g *Guard) Apply(ctx context.Context, p *ir.Program, m ir.Members, within time.Duration) (r backends.Receipt, err error) {
-	text := p.String() + m.String()
 	err = locked(ctx, g.opts.Dir, func(d dir) error {
 		before, err := d.pending(pendingFile)
 		if err != nil {
@@ -91,10 +90,10 @@ func (g *Guard) Apply(ctx context.Context, p *ir.Program, m ir.Members, within t
 				return err
 			}
 			if before != nil {
-				before.Key = key(text)
-				return errors.Join(d.write(provisionalFile, []byte(text)), d.writePending(pendingFile, before))
+				before.Key = Key(p, m)
+				return errors.Join(d.write(provisionalFile, record(p, m)), d.writePending(pendingFile, before))
 			}
-			return errors.Join(d.write(confirmedFile, []byte(text)), d.remove(revertedFile))
+			return errors.Join(d.write(confirmedFile, record(p, m)), d.remove(revertedFile))
 		}
 		if err := g.baseline(ctx, d, before); err != nil {
 			return err
@@ -103,7 +102,7 @@ func (g *Guard) Apply(ctx context.Context, p *ir.Program, m ir.Members, within t
 		if err != nil {
 			return err
 		}
-		next := &Pending{ID: w.id, Key: key(text), Within: within, Watchdog: w.cmd.Process.Pid}
+		next := &Pending{ID: w.id, Key: Key(p, m), Within: within, Watchdog: w.cmd.Process.Pid}
 		if err := d.writePending(pendingFile, next); err != nil {
 			w.end()
 			return errors.Join(err, restore(d, before))
@@ -114,7 +113,7 @@ func (g *Guard) Apply(ctx context.Context, p *ir.Program, m ir.Members, within t
 			return errors.Join(err, restore(d, before))
 		}
 		next.Applied = time.Now()
-		err = errors.Join(d.write(provisionalFile, []byte(text)), d.writePending(pendingFile, next), d.remove(revertedFile))
+		err = errors.Join(d.write(provisionalFile, record(p, m)), d.writePending(pendingFile, next), d.remove(revertedFile))
 		w.send("applied")
 		w.leave()
 		return err
@@ -134,7 +133,7 @@ func (g *Guard) baseline(ctx context.Context, d dir, before *Pending) error {
 	if err != nil {
 		return err
 	}
-	p, _, _, err := d.generation(confirmedFile)
+	p, _, err := d.generation(confirmedFile)
 	if err != nil {
 		return err
 	}
@@ -249,6 +248,9 @@ func Confirm(ctx context.Context, directory string) error {
 	})
 }
 
+// Forget is the function of that name for the Guard's directory.
+func (g *Guard) Forget(ctx context.Context) error { return Forget(ctx, g.opts.Dir) }
+
 // Confirm is the function of that name for the Guard's directory.
 func (g *Guard) Confirm(ctx context.Context) error { return Confirm(ctx, g.opts.Dir) }
 
@@ -269,16 +271,19 @@ func (g *Guard) Revert(ctx context.Context) error {
 	})
 }
 
-// Forget removes what the directory says, after a Teardown.
-func (g *Guard) Forget(ctx context.Context) error {
-	return locked(ctx, g.opts.Dir, func(d dir) error {
+// Forget makes nothing wait, and no generation confirmed: it belongs to a Teardown. It needs no Backend.
+func Forget(ctx context.Context, directory string) error {
+	if _, err := os.Stat(directory); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return locked(ctx, directory, func(d dir) error {
 		return d.remove(pendingFile, provisionalFile, confirmedFile, revertedFile)
 	})
 }
 
 // revert brings the last confirmed generation back; none is what was before the first. The lock is held.
 func revert(ctx context.Context, b backends.Backend, d dir, p *Pending) error {
-	prog, m, _, err := d.generation(confirmedFile)
+	prog, m, err := d.generation(confirmedFile)
 	if err != nil {
 		return err
 	}

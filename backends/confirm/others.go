@@ -39,5 +39,8 @@ func (*Guard) State() (State, error) { return State{}, ErrUnavailable }
 // Confirm returns ErrUnavailable.
 func Confirm(context.Context, string) error { return ErrUnavailable }
 
+// Forget returns ErrUnavailable.
+func Forget(context.Context, string) error { return ErrUnavailable }
+
 // Watch returns ErrUnavailable.
 func Watch(io.Reader, io.Writer, backends.Backend, Options) error { return ErrUnavailable }

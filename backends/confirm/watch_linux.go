@@ -53,7 +53,7 @@ func Watch(in io.Reader, out io.Writer, b backends.Backend, o Options) error {
 	defer lock.Close()
 	defer os.Remove(lock.Name())
 	// Whatever can fail about going back should fail now.
-	p, m, _, err := dir(o.Dir).generation(confirmedFile)
+	p, m, err := dir(o.Dir).generation(confirmedFile)
 	if err != nil {
 		return err
 	}
