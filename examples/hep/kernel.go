@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hostpolicy/hostpolicy/backends"
+	"github.com/hostpolicy/hostpolicy/backends/confirm"
 	"github.com/hostpolicy/hostpolicy/backends/ebpf"
 	"github.com/hostpolicy/hostpolicy/backends/iptables"
 	"github.com/hostpolicy/hostpolicy/backends/lab"
@@ -88,12 +89,14 @@ func (f *renderFlags) connect(c policy.Config, netns int) (dataplane, error) {
 type target struct {
 	renderFlags
 	netns   string
+	state   string
 	timeout time.Duration
 	fd      int // of the network namespace once it is open; 0 is this one
 }
 
 func (t *target) flags(cmd *cobra.Command) {
 	t.renderFlags.flags(cmd)
+	t.confirmFlags(cmd)
 	t.placeFlags(cmd)
 }
 
@@ -102,15 +105,19 @@ func (t *target) placeFlags(cmd *cobra.Command) {
 	cmd.Flags().DurationVar(&t.timeout, "timeout", time.Minute, "how long to wait for the kernel, or the datastore")
 }
 
+// netnsPath returns the path of the namespace; "" is that of the thread.
+func (t *target) netnsPath() string {
+	if _, err := os.Stat(t.netns); t.netns != "" && err != nil {
+		return "/run/netns/" + t.netns
+	}
+	return t.netns
+}
+
 // enter opens the network namespace and bounds the time. The function releases what it took.
 func (t *target) enter(ctx context.Context) (context.Context, func(), error) {
 	release := func() {}
 	if t.netns != "" {
-		path := t.netns
-		if _, err := os.Stat(path); err != nil {
-			path = "/run/netns/" + t.netns
-		}
-		f, err := os.Open(path)
+		f, err := os.Open(t.netnsPath())
 		if err != nil {
 			return nil, nil, fmt.Errorf("--netns %s: %w", t.netns, err)
 		}
@@ -149,6 +156,7 @@ func applyCommand(out *output, stdin *os.File) *cobra.Command {
 	in := &input{stdin: stdin}
 	var t target
 	var g gateFlags
+	var within time.Duration
 	w := &writer{documents: documents{stdin: stdin}}
 	cmd := &cobra.Command{
 		Use:   "apply -f FILE [--datastore DATASTORE]",
@@ -190,7 +198,7 @@ exist.
 			if err := gate.Before(ctx, prog, members); err != nil {
 				return lockedOut(err)
 			}
-			r, err := b.Apply(ctx, prog, members)
+			r, err := t.apply(ctx, b, s.Config, prog, members, within)
 			if err != nil {
 				return err
 			}
@@ -207,6 +215,9 @@ exist.
 			out.table([]string{"BACKEND", "FINGERPRINT", "CHANGES", "RENDERED", "COMMITTED", "CUT"}, [][]cell{{
 				{t.backend, cyan}, {short(r.Fingerprint), plain}, {strconv.Itoa(r.Changes), plain}, {r.Rendered.Round(time.Microsecond).String(), plain}, {r.Committed.Round(time.Microsecond).String(), plain}, {strconv.Itoa(cut), plain},
 			}})
+			if within > 0 {
+				fmt.Fprintln(out.out, out.paint(yellow, "reverts in "+within.String()+" unless you run hep confirm"))
+			}
 			return nil
 		},
 	}
@@ -214,6 +225,7 @@ exist.
 	t.flags(cmd)
 	g.flags(cmd)
 	w.applyFlags(cmd)
+	cmd.Flags().DurationVar(&within, "confirm", 0, "revert to what was confirmed last unless hep confirm is called within this time, also if hep or this session ends")
 	return cmd
 }
 
@@ -232,6 +244,11 @@ func teardownCommand(out *output, stdin *os.File) *cobra.Command {
 				return err
 			}
 			defer done()
+			if dir, err := t.stateDir(); err == nil {
+				if err := confirm.Forget(ctx, dir); err != nil && !errors.Is(err, os.ErrPermission) {
+					return err
+				}
+			}
 			if err := b.Teardown(ctx); err != nil {
 				return err
 			}
