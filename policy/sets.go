@@ -260,7 +260,7 @@ func (rs *Resolver) count(x *set, m Member, n int32) {
 // get returns the set as Snapshots have it.
 func (x *set) get() *Set {
 	if x.value == nil {
-		s := &Set{ID: x.ID, Ports: x.Kind.HasPorts()}
+		s := &Set{ID: x.ID, PortName: x.PortName, Ports: x.Kind.HasPorts()}
 		if x.Kind == effective.Selector || x.Kind == effective.NamedPort {
 			s.Selector = x.Selector.String()
 		}

@@ -115,6 +115,7 @@ type Side struct {
 type Set struct {
 	ID       string // as Calico names it: s:..., n:..., svc:..., svcnoport:...
 	Selector string // canonical; for people
+	PortName string // of the port whose numbers it holds; for people; "" where there is none
 	Ports    bool   // members have protocol and port
 	Members  []Member
 }
