@@ -203,7 +203,6 @@ func TestCoverage(t *testing.T) {
 	}, got)
 	require.Equal(t, 4, rep.Covered())
 	require.Equal(t, "cluster.yaml:43", rep.Rules[2].Origin.Pos.String())
-	require.Equal(t, "GlobalNetworkPolicy(db)", rep.Rules[2].Object)
 	require.Equal(t, 3, rep.Packets)
 }
 

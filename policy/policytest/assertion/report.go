@@ -50,7 +50,6 @@ type Failure struct {
 // Rule is a rule of a policy or profile, and what the tests had to do with it.
 type Rule struct {
 	Origin  flow.Origin // with its position; the stage is always normal
-	Object  string      // "GlobalNetworkPolicy(web)"
 	Action  hostendpoint.Action
 	Packets int // that it matched; 0 if no test got as far as that
 }
@@ -74,10 +73,10 @@ func compareRules(a, b Rule) int {
 
 // collectRules adds the rules that a host enforces, by identity.
 func collectRules(out map[flow.Origin]Rule, s *policy.Snapshot) {
-	add := func(object string, o flow.Origin, rules []policy.Rule) {
+	add := func(o flow.Origin, rules []policy.Rule) {
 		for _, r := range rules {
 			o.Index, o.Pos = r.Index, r.Pos
-			out[o.ID()] = Rule{Origin: o, Object: object, Action: r.Action}
+			out[o.ID()] = Rule{Origin: o, Action: r.Action}
 		}
 	}
 	eps := s.Endpoints
@@ -94,7 +93,7 @@ func collectRules(out map[flow.Origin]Rule, s *policy.Snapshot) {
 						if o.Dir == flow.Egress {
 							rules = p.Egress
 						}
-						add(p.Kind+"("+p.Name+")", o, rules)
+						add(o, rules)
 					}
 				}
 			}
@@ -102,9 +101,9 @@ func collectRules(out map[flow.Origin]Rule, s *policy.Snapshot) {
 	}
 	for _, p := range s.Profiles {
 		o := flow.Origin{Kind: flow.OriginProfile, Name: p.Name}
-		add("Profile("+p.Name+")", o, p.Ingress)
+		add(o, p.Ingress)
 		o.Dir = flow.Egress
-		add("Profile("+p.Name+")", o, p.Egress)
+		add(o, p.Egress)
 	}
 }
 
