@@ -42,6 +42,7 @@ var coreExtra = map[[2]string]string{
 	{"hostendpoint/manifest", "go.yaml.in/yaml/v3"}: "the only reader of YAML",
 	{"policy/analyze", "context"}:                   "questions about all packets can take long: its Err says when to stop",
 	{"policy/fleet", "context"}:                     "the same, for the analyses that it runs",
+	{"policy/lint", "context"}:                      "likewise",
 	{"hostendpoint", "regexp"}:                      "Calico states what names are as regular expressions, and the same text is used here",
 	{"render/ebpf", "github.com/cilium/ebpf/asm"}:   "instructions as values; nothing in it loads them",
 }
