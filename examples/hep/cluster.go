@@ -3,12 +3,18 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/hostpolicy/hostpolicy/backends/store"
 	"github.com/hostpolicy/hostpolicy/hostendpoint"
 	"github.com/hostpolicy/hostpolicy/hostendpoint/manifest"
 	"github.com/hostpolicy/hostpolicy/policy"
@@ -24,7 +30,7 @@ type cluster struct {
 }
 
 func (in *cluster) flags(cmd *cobra.Command) {
-	cmd.Flags().StringArrayVarP(&in.files, "filename", "f", nil, "a file or directory of YAML or JSON documents, - for standard input (repeatable)")
+	cmd.Flags().StringArrayVarP(&in.files, "filename", "f", nil, "a file or directory of YAML or JSON documents, - for standard input, or a datastore as in hep get (repeatable)")
 	in.hostFlags(cmd)
 }
 
@@ -33,11 +39,11 @@ func (in *cluster) hostFlags(cmd *cobra.Command) {
 }
 
 // load reads the resources, and says which hosts they are for.
-func (in *cluster) load() (hostendpoint.Resources, []fleet.Host, error) {
+func (in *cluster) load(ctx context.Context) (hostendpoint.Resources, []fleet.Host, error) {
 	if len(in.files) == 0 {
 		return hostendpoint.Resources{}, nil, errors.New("nothing to read: give -f FILE, -f DIR or -f -")
 	}
-	r, err := readResources(in.files, in.stdin)
+	r, err := readPolicies(ctx, in.files, in.stdin)
 	if err != nil {
 		return r, nil, err
 	}
@@ -50,6 +56,57 @@ func (in *cluster) load() (hostendpoint.Resources, []fleet.Host, error) {
 		return r, nil, errors.New("no host: the documents hold no HostEndpoint and no Node; describe a host with --host FILE")
 	}
 	return r, hosts, nil
+}
+
+// storeTimeout is how long a datastore may take to list everything.
+const storeTimeout = time.Minute
+
+// readPolicies reads documents from files, directories and datastores.
+func readPolicies(ctx context.Context, names []string, stdin io.Reader) (hostendpoint.Resources, error) {
+	var files []string
+	var out hostendpoint.Resources
+	for _, name := range names {
+		kind, _, _ := strings.Cut(name, ":")
+		if _, err := os.Stat(name); err == nil || !slices.Contains([]string{"file", "etcd", "kube"}, kind) {
+			files = append(files, name)
+			continue
+		}
+		s := session{datastore: datastore{at: name}, timeout: storeTimeout}
+		if err := s.in(ctx, func(ctx context.Context, st store.Store) error { return readStore(ctx, st, &out) }); err != nil {
+			return out, err
+		}
+	}
+	if len(files) > 0 {
+		r, err := readResources(files, stdin)
+		if err != nil {
+			return r, err
+		}
+		out.Add(slices.Collect(r.All())...)
+	}
+	return out, nil
+}
+
+// readStore adds all objects of a datastore. An entry that cannot be read is an error: nobody knows what it would do.
+func readStore(ctx context.Context, st store.Store, out *hostendpoint.Resources) error {
+	var errs []error
+	for _, kind := range hostendpoint.Kinds() {
+		l, err := st.List(ctx, kind, store.ListOptions{})
+		if errors.Is(err, store.ErrUnsupported) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		for _, p := range l.Problems {
+			errs = append(errs, fmt.Errorf("%w: %s", store.ErrCorrupt, p))
+		}
+		for _, o := range l.Items {
+			if id := o.ID(); id.Kind != hostendpoint.KindProfile || id.Name != hostendpoint.DefaultAllowProfileName { // stores list the built-in profile
+				out.Add(o)
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // readResources reads documents from files and directories.

@@ -27,7 +27,7 @@ func (in *cluster) compare(ctx context.Context, before, after string, o analyze.
 	var groups [2][]*fleet.Group
 	hosts := 0
 	for i, name := range []string{before, after} {
-		r, err := readResources([]string{name}, in.stdin)
+		r, err := readPolicies(ctx, []string{name}, in.stdin)
 		if err != nil {
 			return nil, err
 		}

@@ -22,12 +22,14 @@ func diffCommand(out *output, stdin *os.File) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "diff OLD NEW",
 		Short: "Say which packets fare differently, on which hosts, and by which rules",
-		Long: `diff compares two sets of documents, each a file, a directory or -, on all hosts. The answer is exact: every packet whose
+		Long: `diff compares two sets of documents, each a file, a directory, - or a datastore (file:DIR,
+etcd:URL or kube[:CONTEXT]), on all hosts. The answer is exact: every packet whose
 verdict changes is in what is printed, unless it says that it was stopped. Hosts that change alike are compared once.
 
 The exit code is 0 if nothing changes, 1 if something does, 2 if there is no answer.`,
-		Example: `  hep diff main/policy policy --html diff.html`,
-		Args:    cobra.ExactArgs(2),
+		Example: `  hep diff main/policy policy --html diff.html
+  hep diff kube policy`,
+		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			d, err := in.compare(cmd.Context(), args[0], args[1], o)
 			if err != nil {

@@ -42,7 +42,7 @@ The exit code is 1 if there is a finding of --fail-on or worse.`,
 			if codes {
 				return printCodes(out)
 			}
-			r, hosts, err := in.load()
+			r, hosts, err := in.load(cmd.Context())
 			if err != nil {
 				return err
 			}

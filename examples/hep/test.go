@@ -78,7 +78,7 @@ reads it. Hosts are concluded from the documents, unless --host describes them.`
 			if err != nil {
 				return fmt.Errorf("--run: %w", err)
 			}
-			r, hosts, err := in.load()
+			r, hosts, err := in.load(cmd.Context())
 			if err != nil {
 				return err
 			}
