@@ -3,7 +3,9 @@
 package lint
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -96,7 +98,11 @@ func profilesAllow(ep *policy.Endpoint, dir flow.Direction) bool {
 
 // reportIsolation reports what isolates noted, with the flows that each policy takes away from the first endpoint.
 func (l *linter) reportIsolation() error {
-	for key, x := range l.isolated {
+	order := slices.SortedFunc(maps.Keys(l.isolated), func(a, b isolationKey) int {
+		return cmp.Or(cmp.Compare(len(l.isolated[b].endpoints), len(l.isolated[a].endpoints)), strings.Compare(a.policy, b.policy), cmp.Compare(a.dir, b.dir))
+	})
+	for n, key := range order {
+		x := l.isolated[key]
 		rules := directed(key.dir, x.policy.Ingress, x.policy.Egress)
 		allows, logs := false, len(rules) > 0
 		for _, r := range rules {
@@ -128,7 +134,7 @@ func (l *linter) reportIsolation() error {
 		if o := l.objectOf(key.policy); o != nil {
 			f.Pos = o.At(f.Path)
 		}
-		if !l.o.SkipDead {
+		if !l.o.SkipDead && n < maxCompared {
 			lost, err := l.lost(x, key.dir)
 			if err != nil {
 				return err
@@ -150,8 +156,12 @@ func (l *linter) objectOf(name string) hostendpoint.Object {
 	return nil
 }
 
-// maxLost is how many flows a finding lists.
-const maxLost = 5
+// maxLost is how many flows a finding lists, and maxCompared for how many findings they are computed: those of the
+// policies with the most endpoints.
+const (
+	maxLost     = 5
+	maxCompared = 32
+)
 
 // lost returns the flows that the first endpoint loses because of the policy, largest first.
 func (l *linter) lost(x *isolation, dir flow.Direction) ([]Related, error) {
