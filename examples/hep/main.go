@@ -85,7 +85,7 @@ Exit codes: 0 yes; 1 no (a verdict differs, a document is invalid, the kernel ha
 		checkCommand(out, in), explainCommand(out, in), renderCommand(out, in),
 		applyCommand(out, in), confirmCommand(out), runCommand(out, in), watchdogCommand(in), lockoutCommand(out, in), statusCommand(out, in), flowsCommand(out, in), teardownCommand(out, in),
 		tryCommand(out, in), demoCommand(out), selectorCommand(out, in),
-		testCommand(out, in), lintCommand(out, in), diffCommand(out, in), graphCommand(out, in),
+		testCommand(out, in), lintCommand(out, in), diffCommand(out, in), whoCommand(out, in), graphCommand(out, in),
 		createCommand(out, in), replaceCommand(out, in), deleteCommand(out, in), getCommand(out, in), watchCommand(out, in),
 		migrateCommand(out), crdsCommand(out), autohepCommand(out),
 	)
