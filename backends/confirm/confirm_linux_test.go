@@ -426,6 +426,17 @@ func TestWatchdogRevertsOnSIGTERM(t *testing.T) {
 	w.reverted()
 }
 
+func TestWatchdogEndsWithItsDirectory(t *testing.T) {
+	w := newWorld(t, "nftables")
+	g := w.guard()
+	w.apply(g, allows, 0)
+	w.apply(g, cuts, time.Hour)
+	st, err := g.State()
+	require.NoError(t, err)
+	require.NoError(t, os.RemoveAll(w.dir))
+	require.Eventually(t, func() bool { return errors.Is(unix.Kill(st.Pending.Watchdog, 0), unix.ESRCH) }, wait, 10*time.Millisecond)
+}
+
 func TestChangesWhileOneIsPending(t *testing.T) {
 	w := newWorld(t, "nftables")
 	g := w.guard()

@@ -86,7 +86,17 @@ func Watch(in io.Reader, out io.Writer, b backends.Backend, o Options) error {
 // hold waits for the deadline, and reverts.
 func hold(ctx context.Context, b backends.Backend, o Options, id string, within time.Duration) error {
 	end := time.Now().Add(within)
+	// Without the directory nobody can say any more what to go back to, nor whether to.
+	vanished := func() error {
+		if _, err := os.Stat(o.Dir); errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("confirm: what waits to be confirmed is unknown: %w", err)
+		}
+		return nil
+	}
 	for ctx.Err() == nil {
+		if err := vanished(); err != nil {
+			return err
+		}
 		if p, err := dir(o.Dir).pending(pendingFile); err == nil && (p == nil || p.ID != id) {
 			// Unless the change that takes our place fails, and is undone.
 			err = locked(ctx, o.Dir, func(d dir) (err error) { p, err = d.pending(pendingFile); return err })
@@ -117,6 +127,9 @@ func hold(ctx context.Context, b backends.Backend, o Options, id string, within 
 		cancel()
 		if err == nil {
 			return nil
+		}
+		if err := vanished(); err != nil {
+			return err
 		}
 		o.Logger.Error("the revert failed; trying again", "error", err, "retry", wait)
 		time.Sleep(wait)
