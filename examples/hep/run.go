@@ -10,14 +10,17 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/hostpolicy/hostpolicy/backends/agent"
+	"github.com/hostpolicy/hostpolicy/backends/liveflow"
 	"github.com/hostpolicy/hostpolicy/backends/netif"
 	"github.com/hostpolicy/hostpolicy/backends/store"
 	"github.com/hostpolicy/hostpolicy/backends/store/file"
+	"github.com/hostpolicy/hostpolicy/examples/serve"
 	"github.com/hostpolicy/hostpolicy/hostendpoint"
 	"github.com/hostpolicy/hostpolicy/policy/policytest"
 )
@@ -26,14 +29,19 @@ func runCommand(out *output, stdin *os.File) *cobra.Command {
 	in := &input{stdin: stdin}
 	var t target
 	o := agent.Options{}
+	var g gateFlags
 	var within time.Duration
+	var listen string
 	var verbose bool
 	cmd := &cobra.Command{
 		Use:   "run -f DIR",
 		Short: "Enforce a directory of documents for as long as it runs, as they and the host change",
 		Long: `run follows a directory of documents and the interfaces of this host, and has the kernel enforce what they say at
 every moment. It mends what others do to its rules, keeps the last good version of a document that is broken, and takes
-over what an earlier hep left. Each generation that the kernel takes is a line.`,
+over what an earlier hep left. Each generation that the kernel takes is a line.
+
+A change that would cut a guarded flow (see hep lockout) is not applied: the line says which one and by which rule, and
+the last generation stays until the documents or the flow go away.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
@@ -79,19 +87,34 @@ over what an earlier hep left. Each generation that the kernel takes is a line.`
 			if within > 0 {
 				o.Confirm = agent.OfResources(within)
 			}
+			gate, err := g.open(t.fd, out)
+			if err != nil {
+				return err
+			}
+			gated(&o, gate)
 			a, err := agent.New(o)
 			if err != nil {
 				return err
 			}
-			told := make(chan struct{})
-			go func() { defer close(told); tell(ctx, out, a) }()
+			var beside sync.WaitGroup
+			beside.Go(func() { tell(ctx, out, a) })
+			if listen != "" {
+				beside.Go(func() {
+					h := serve.Handler(serve.Options{Agent: a, Backend: b, Logger: o.Logger})
+					if err := serve.Listen(ctx, listen, h, nil); err != nil {
+						fmt.Fprintln(out.err, out.paint(red, "--listen: "+err.Error()))
+					}
+				})
+			}
 			err = a.Run(ctx)
-			<-told
+			beside.Wait()
 			return err
 		},
 	}
 	in.flags(cmd)
 	t.flags(cmd)
+	g.flags(cmd)
+	cmd.Flags().StringVar(&listen, "listen", "", "serve status, health, counters and metrics over HTTP at this address, such as 127.0.0.1:9091")
 	cmd.Flags().DurationVar(&within, "confirm", 0, "revert changes of rules unless hep confirm is called within this time")
 	cmd.Flags().TextVar(&o.OnStop, "on-stop", agent.Leave, "what to leave in the kernel: leave, failsafes-only or open")
 	cmd.Flags().TextVar(&o.Unsynced, "unsynced", agent.Leave, "what to enforce before the documents were read: leave, failsafes-only or open")
@@ -100,6 +123,27 @@ over what an earlier hep left. Each generation that the kernel takes is a line.`
 	cmd.Flags().BoolVar(&o.AlertOnly, "alert-only", false, "report what others do to the rules, and do not mend it")
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "say more on standard error")
 	return cmd
+}
+
+// gated puts a gate before an agent, which ends the flows that are to end behind it.
+func gated(o *agent.Options, g *liveflow.Gate) {
+	o.BeforeApply = func(ctx context.Context, c *agent.Change) error {
+		p, m := c.Program()
+		if p == nil {
+			return nil
+		}
+		return g.Before(ctx, p, m)
+	}
+	log := o.Logger
+	o.AfterApply = func(ctx context.Context, c *agent.Change, _ agent.Receipt) {
+		p, m := c.Program()
+		if p == nil {
+			return
+		}
+		if _, err := g.After(ctx, p, m); err != nil {
+			log.Warn("flows could not be cut", "error", err)
+		}
+	}
 }
 
 // tell prints a line for each generation, and what keeps the newest from being enforced.
