@@ -14,10 +14,13 @@ import (
 // 1,000 prefixes of one length: the tree costs 300 ns, and a hash of the leading bits of the address 40 ns. So a switch
 // on an address whose cases are prefixes of few lengths becomes a hash for each length.
 
+// minMasked is from how many cases on a hash costs less than a tree, which is in the cache while it is small.
+const minMasked = 32
+
 // asMasks writes a switch on an address as lookups of its leading bits. It reports false, and writes nothing, if a tree
 // is better.
 func (b *builder) asMasks(c *chain, tests []Expr, g *group) bool {
-	if len(g.keys) != 1 || len(g.cases) <= 2*maxTests || !(VerdictMap{Cases: g.cases}).Ranges() {
+	if len(g.keys) != 1 || len(g.cases) < minMasked || !(VerdictMap{Cases: g.cases}).Ranges() {
 		return false
 	}
 	key := g.keys[0]
@@ -56,8 +59,7 @@ func (b *builder) asMasks(c *chain, tests []Expr, g *group) bool {
 			lens++
 		}
 	}
-	// A lookup in a hash costs about as much as two levels of a tree.
-	if lens > max(1, bits.Len(uint(len(g.cases)))/2) {
+	if lens > 1 && lens > bits.Len(uint(len(g.cases)))/3 {
 		return false
 	}
 	var order []int // the fullest first: most packets need no other
