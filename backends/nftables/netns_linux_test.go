@@ -4,56 +4,31 @@ package nftables_test
 
 import (
 	"bytes"
-	"os"
 	"os/exec"
-	"runtime"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
+	"github.com/hostpolicy/hostpolicy/backends/lab/rate"
 	"github.com/hostpolicy/hostpolicy/backends/nftables"
 )
 
 // netns is a network namespace that lives as long as its test.
-type netns struct{ *os.File }
+type netns struct{ rate.Netns }
 
 func newNetns(t testing.TB) netns {
 	t.Helper()
-	var f *os.File
-	onThread(t, func() {
-		require.NoError(t, unix.Unshare(unix.CLONE_NEWNET), "these tests need root")
-		var err error
-		f, err = os.Open("/proc/thread-self/ns/net")
-		require.NoError(t, err)
-	})
-	t.Cleanup(func() { f.Close() })
-	return netns{f}
+	return netns{rate.NewNetns(t)}
 }
 
-func (n netns) fd() int { return int(n.Fd()) }
+func (n netns) fd() int { return n.FD() }
 
 // do runs f on a thread in the namespace.
 func (n netns) do(t testing.TB, f func()) {
 	t.Helper()
-	onThread(t, func() {
-		require.NoError(t, unix.Setns(n.fd(), unix.CLONE_NEWNET))
-		f()
-	})
-}
-
-// onThread runs f on a thread of its own, which ends with it.
-func onThread(t testing.TB, f func()) {
-	t.Helper()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // and never unlocked: nobody else may get this thread
-		f()
-	}()
-	<-done
+	n.Do(t, f)
 }
 
 // nft runs nft in the namespace with the given input, or arguments.

@@ -23,7 +23,7 @@ type site struct{ *rate.Site }
 func newSite(b *testing.B) *site { return &site{rate.NewSite(b)} }
 
 // nft runs nft in the host.
-func (s *site) nft(b *testing.B, input string) { netns{s.Host.File}.nft(b, input) }
+func (s *site) nft(b *testing.B, input string) { netns{s.Host}.nft(b, input) }
 
 // enforce applies policies to the interface of a site.
 func (s *site) enforce(b *testing.B, policies string, linear bool) *nftables.Backend {

@@ -372,9 +372,5 @@ func addrParts(i ir.Interval, f inet.Family) []ir.Interval {
 	if f == inet.IPv4 {
 		return clip(mapped.Lo, mapped.Hi)
 	}
-	below := mapped.Lo // ::ffff:0:0 less one
-	below[11], below[12], below[13], below[14], below[15] = 0xfe, 0xff, 0xff, 0xff, 0xff
-	above := mapped.Hi // ::ffff:ffff:ffff and one
-	above[9], above[10], above[11], above[12], above[13], above[14], above[15] = 1, 0, 0, 0, 0, 0, 0
-	return append(clip(ir.Value{}, below), clip(above, allOnes)...)
+	return append(clip(ir.Value{}, mapped.Lo.Prev()), clip(mapped.Hi.Next(), allOnes)...)
 }
