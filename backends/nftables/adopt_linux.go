@@ -25,7 +25,7 @@ func (b *Backend) Adopt(ctx context.Context, p *ir.Program, m ir.Members) (backe
 	if err := ctx.Err(); err != nil {
 		return backends.State{}, err
 	}
-	rules, err := render.Render(p, m, b.opts.Render)
+	rules, err := b.renderer.Render(p, m, b.opts.Render)
 	if err != nil {
 		return backends.State{}, err
 	}

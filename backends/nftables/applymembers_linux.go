@@ -92,7 +92,7 @@ func (b *Backend) commitMembers(ctx context.Context, start time.Time, cs ir.Memb
 			all = b.members()
 		}
 		takeBack()
-		rules, err := render.Render(b.last.program, *all, b.opts.Render)
+		rules, err := b.renderer.Render(b.last.program, *all, b.opts.Render)
 		if err != nil {
 			return backends.Receipt{}, err
 		}

@@ -21,10 +21,11 @@ type Backend struct {
 	opts Options
 	log  *slog.Logger
 
-	mu   sync.Mutex
-	sock *socket
-	last *applied // nil before the first success, and when nobody knows what the kernel has
-	gens uint64
+	mu       sync.Mutex
+	sock     *socket
+	renderer render.Renderer
+	last     *applied // nil before the first success, and when nobody knows what the kernel has
+	gens     uint64
 }
 
 // applied is what the kernel has.
@@ -101,7 +102,7 @@ func (b *Backend) Apply(ctx context.Context, p *ir.Program, m ir.Members) (backe
 	if b.last != nil && b.last.program == p && !b.last.suspect {
 		return b.commitMembers(ctx, start, b.membersChanges(m), &m)
 	}
-	rules, err := render.Render(p, m, b.opts.Render)
+	rules, err := b.renderer.Render(p, m, b.opts.Render)
 	if err != nil {
 		return backends.Receipt{}, err
 	}

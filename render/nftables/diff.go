@@ -3,8 +3,8 @@
 package nftables
 
 import (
-	"bytes"
 	"cmp"
+	"crypto/sha256"
 	"slices"
 	"strings"
 
@@ -78,6 +78,7 @@ func Diff(a, b *Ruleset) *Changes {
 			d.OldChains = append(d.OldChains, *x)
 		case (*x).Base != (*y).Base || (*x).Comment != (*y).Comment:
 			d.Replace = true
+		case (*x).digest == (*y).digest && (*x).digest != [sha256.Size]byte{}:
 		default:
 			if hunks := diffRules((*x).Rules, (*y).Rules); len(hunks) > 0 {
 				d.Rules = append(d.Rules, RulesChange{*x, *y, hunks})
@@ -143,20 +144,29 @@ func DiffElements(a, b []ir.Element) (added, removed []ir.Element) {
 	return append(added, b...), append(removed, a...)
 }
 
+// ruleSum identifies the text of a rule.
+type ruleSum [sha256.Size]byte
+
+func ruleSums(rules []Rule) []ruleSum {
+	sums := make([]ruleSum, len(rules))
+	var text []byte
+	for i := range rules {
+		text = rules[i].AppendText(text[:0])
+		sums[i] = sha256.Sum256(text)
+	}
+	return sums
+}
+
 // diffRules returns how two lists of rules differ: few hunks rather than the fewest, in time that does not grow with
 // the square of the lists.
 func diffRules(a, b []Rule) []Hunk {
-	var x, y []byte
-	same := func(r, s *Rule) bool {
-		x, y = r.AppendText(x[:0]), s.AppendText(y[:0])
-		return bytes.Equal(x, y)
-	}
+	x, y := ruleSums(a), ruleSums(b)
 	head := 0
-	for head < len(a) && head < len(b) && same(&a[head], &b[head]) {
+	for head < len(a) && head < len(b) && x[head] == y[head] {
 		head++
 	}
 	tail := 0
-	for tail < len(a)-head && tail < len(b)-head && same(&a[len(a)-1-tail], &b[len(b)-1-tail]) {
+	for tail < len(a)-head && tail < len(b)-head && x[len(a)-1-tail] == y[len(b)-1-tail] {
 		tail++
 	}
 	endA, endB := len(a)-tail, len(b)-tail
@@ -165,17 +175,15 @@ func diffRules(a, b []Rule) []Hunk {
 	}
 	// Give every rule of b in between the next unused rule of a that is the same, and keep the longest run of those
 	// pairs that is in order in both lists.
-	where := make(map[string][]int, endA-head)
+	where := make(map[ruleSum][]int, endA-head)
 	for i := head; i < endA; i++ {
-		x = a[i].AppendText(x[:0])
-		where[string(x)] = append(where[string(x)], i)
+		where[x[i]] = append(where[x[i]], i)
 	}
 	var pairs [][2]int
 	for j := head; j < endB; j++ {
-		x = b[j].AppendText(x[:0])
-		if is := where[string(x)]; len(is) > 0 {
+		if is := where[y[j]]; len(is) > 0 {
 			pairs = append(pairs, [2]int{is[0], j})
-			where[string(x)] = is[1:]
+			where[y[j]] = is[1:]
 		}
 	}
 	var hunks []Hunk

@@ -9,7 +9,7 @@ import (
 	"github.com/hostpolicy/hostpolicy/policy/ir"
 )
 
-// Fingerprint identifies the content of the ruleset, comments included: the SHA-256 of its text, but for the elements
+// Fingerprint identifies the content of the ruleset, comments included: a SHA-256 over its text, but for the elements
 // of sets, which enter as a sum of hashes, so that the backend can follow changes of members at their own cost. It tells
 // contents apart; it does not withstand an adversary who chooses the members.
 func (r *Ruleset) Fingerprint() string {
@@ -32,9 +32,12 @@ func (r *Ruleset) StructureHash() [32]byte {
 	}
 	h := sha256.New()
 	for i := range r.Chains {
-		b = r.Chains[i].appendText(b)
-		h.Write(b)
-		b = b[:0]
+		c := &r.Chains[i]
+		d := c.digest
+		if d == [sha256.Size]byte{} {
+			d = sha256.Sum256(c.appendText(nil))
+		}
+		h.Write(d[:])
 	}
 	h.Write(b)
 	return [32]byte(h.Sum(nil))

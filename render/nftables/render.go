@@ -4,6 +4,7 @@ package nftables
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"fmt"
 	"slices"
 	"strings"
@@ -21,6 +22,18 @@ const Backend = "nftables"
 // *render.UnsupportedError if nftables cannot express p; other errors say what is wrong with p, though not all that
 // ir.Validate would find. The ruleset may share memory with p and m, which must not change.
 func Render(p *ir.Program, m ir.Members, o Options) (*Ruleset, error) {
+	return new(Renderer).Render(p, m, o)
+}
+
+// Renderer renders programs one after the other, and remembers of the last what the next may have, too (pass.Memory). The
+// zero value is ready; a Renderer is for one goroutine at a time.
+type Renderer struct {
+	memory pass.Memory
+	text   []byte // room for the text of a chain
+}
+
+// Render is the function Render.
+func (r *Renderer) Render(p *ir.Program, m ir.Members, o Options) (*Ruleset, error) {
 	o, err := o.withDefaults()
 	if err != nil {
 		return nil, err
@@ -29,7 +42,7 @@ func Render(p *ir.Program, m ir.Members, o Options) (*Ruleset, error) {
 		return nil, fmt.Errorf("nftables: no program")
 	}
 	if !o.Linear {
-		p, _ = pass.Lower(p, o.Lowering)
+		p, _ = r.memory.Lower(p, o.Lowering)
 	}
 	b := &builder{
 		p: p, m: m, o: o,
@@ -60,14 +73,16 @@ func Render(p *ir.Program, m ir.Members, o Options) (*Ruleset, error) {
 	}
 	b.settleSets()
 	slices.SortFunc(b.sets, func(a, c Set) int { return strings.Compare(a.Name, c.Name) })
-	r := &Ruleset{Table: o.Table, Sets: b.sets, Chains: make([]Chain, len(b.chains))}
+	out := &Ruleset{Table: o.Table, Sets: b.sets, Chains: make([]Chain, len(b.chains))}
 	slices.SortFunc(b.chains, func(a, c *chain) int {
 		return cmp.Or(cmp.Compare(a.rank(), c.rank()), cmp.Compare(a.Name, c.Name))
 	})
 	for i, c := range b.chains {
-		r.Chains[i] = c.Chain
+		r.text = c.appendText(r.text[:0])
+		c.digest = sha256.Sum256(r.text)
+		out.Chains[i] = c.Chain
 	}
-	return r, checkDepth(r)
+	return out, checkDepth(out)
 }
 
 // The base chains. Ref: linux/netfilter_ipv4.h, enum nf_ip_hook_priorities: connection tracking is at -200,

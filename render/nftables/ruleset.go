@@ -12,6 +12,8 @@
 package nftables
 
 import (
+	"crypto/sha256"
+
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
 	"github.com/hostpolicy/hostpolicy/policy/flow"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
@@ -32,6 +34,8 @@ type Chain struct {
 	Base    Base   // the zero value if the chain is no base chain
 	Comment string // for people; at most 127 bytes
 	Rules   []Rule
+
+	digest [sha256.Size]byte // of the text; zero if nobody has looked
 }
 
 // Base attaches a chain to a hook of the kernel. All base chains are of type filter and accept by default. Comparable.

@@ -32,9 +32,16 @@ const maxCopies = 4
 // bestCut returns the cut that leaves the fewest rules to look at; false if looking at all of them costs less.
 func (t *tree) bestCut(list []ref) (*cut, bool) {
 	var best *draft
+	at := &t.drafts[0] // what is at work; the other is the best so far
 	for d := range numDims {
-		if c := t.draft(list, d); c != nil && (best == nil || c.score < best.score) {
-			best = c
+		if !t.draft(at, list, d) || best != nil && at.score >= best.score {
+			continue
+		}
+		best = at
+		if at == &t.drafts[0] {
+			at = &t.drafts[1]
+		} else {
+			at = &t.drafts[0]
 		}
 	}
 	if best == nil || best.score+float64(min(switchCost, t.l.o.MinRules)) >= float64(len(list)) {
@@ -51,8 +58,9 @@ type draft struct {
 	score  float64 // the mean number of rules in a cell
 }
 
-func (t *tree) draft(list []ref, d dim) *draft {
-	c := &draft{dim: d}
+// draft makes c a draft for a field. It reports false if there is none.
+func (t *tree) draft(c *draft, list []ref, d dim) bool {
+	*c = draft{dim: d, points: c.points[:0], narrow: c.narrow[:0]}
 	for i, r := range list {
 		s := t.set(r, d)
 		if s == nil || s.absent || len(s.spans) == 0 {
@@ -67,7 +75,7 @@ func (t *tree) draft(list []ref, d dim) *draft {
 		}
 	}
 	if len(c.narrow) < 2 {
-		return nil
+		return false
 	}
 	slices.SortFunc(c.points, num.compare)
 	c.points = slices.Compact(c.points)
@@ -96,7 +104,7 @@ func (t *tree) draft(list []ref, d dim) *draft {
 		c.narrow = slices.DeleteFunc(c.narrow, func(i int32) bool { return i < 0 })
 	}
 	c.score = float64(len(list)-len(c.narrow)) + float64(copies)/float64(len(c.points))
-	return c
+	return true
 }
 
 // cells returns the half-open range of cells that a span is.

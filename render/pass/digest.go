@@ -9,12 +9,15 @@ import (
 )
 
 // appendRule appends bytes that identify a rule but for its origin: equal bytes, equal rule.
-func appendRule(b []byte, r *ir.Rule) []byte {
+func appendRule(b []byte, r *ir.Rule) []byte { return appendMatch(appendHead(b, r), r.Match) }
+
+// appendHead is appendRule up to the match.
+func appendHead(b []byte, r *ir.Rule) []byte {
 	b = append(b, 'r', byte(r.Then), byte(len(r.Do)))
 	for _, e := range r.Do {
 		b = append(b, byte(e))
 	}
-	return appendMatch(b, r.Match)
+	return b
 }
 
 func appendLen(b []byte, n int) []byte { return binary.AppendUvarint(b, uint64(n)) }

@@ -20,7 +20,8 @@ func CostOf(blocks map[ir.BlockID]ir.Block, id ir.BlockID, p *flow.Packet, c *Co
 		switch s := s.(type) {
 		case ir.Rule:
 			c.Rules++
-			it, ok := newItem(s)
+			it := look(s.Match)
+			ok := it.possible
 			for d := range numDims {
 				if it.sets[d] != nil && it.sets[d].relate(span{values[d], values[d]}) != covers {
 					ok = false

@@ -8,24 +8,34 @@ import (
 
 // item is a rule of a run, with what its match says of each dimension.
 type item struct {
-	rule    ir.Rule
-	sets    [numDims]*valueSet // the values that can match; nil is all
-	clauses [numDims]uint64    // the clauses that hold wherever the packet is in sets
-	digest  [16]byte           // of the rule with its origin
+	rule   ir.Rule
+	digest [16]byte // of the rule with its origin
+	*view
+}
+
+// view is what a match says of each dimension.
+type view struct {
+	sets     [numDims]*valueSet // the values that can match; nil is all
+	clauses  [numDims]uint64    // the clauses that hold wherever the packet is in sets
+	possible bool               // some packet can match
+	text     []byte             // identifies the match; only of items
 }
 
 // maxClauses is how many clauses of a match fit the bits of item.clauses.
 const maxClauses = 64
 
-// newItem looks at a rule. It reports false if no packet can match.
-func newItem(r ir.Rule) (item, bool) {
-	it := item{rule: r}
-	if len(r.Match) > maxClauses {
-		return it, true
-	}
-	for i, c := range r.Match {
+// look looks at a match.
+func look(m ir.Match) *view {
+	it := &view{}
+	it.possible = len(m) > maxClauses || it.look(m)
+	return it
+}
+
+// look reports whether some packet can match.
+func (it *view) look(m ir.Match) bool {
+	for i, c := range m {
 		if len(c) == 0 {
-			return it, false
+			return false
 		}
 		d, set, ok := constant(c[0])
 		for _, t := range c[1:] {
@@ -43,16 +53,16 @@ func newItem(r ir.Rule) (item, bool) {
 			set = old.intersect(set)
 		}
 		if set.empty() {
-			return it, false
+			return false
 		}
 		it.sets[d] = &set
 		it.clauses[d] |= 1 << i
 	}
-	return it, it.protocolOfPorts()
+	return it.protocolOfPorts()
 }
 
 // protocolOfPorts uses that packets have ports or not by their protocol. No clause is worth less for it.
-func (it *item) protocolOfPorts() bool {
+func (it *view) protocolOfPorts() bool {
 	proto := it.sets[dimProtocol]
 	if proto == nil {
 		return true
@@ -113,7 +123,7 @@ func (t *tree) rule(r ref) ir.Rule {
 	return rule
 }
 
-func (it *item) dropped(r ref) uint64 {
+func (it *view) dropped(r ref) uint64 {
 	var drop uint64
 	for d := range numDims {
 		if r.knows(d) {

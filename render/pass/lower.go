@@ -127,25 +127,7 @@ func sizeOf(p *ir.Program) (s Size) {
 // The result grows with the program about as Options.Growth says, and so does the work. A program that cannot be walked
 // (ir.Validate says why) is returned as it is.
 func Lower(p *ir.Program, o Options) (*ir.Program, Report) {
-	o = o.withDefaults()
-	var r Report
-	if p == nil {
-		return nil, r
-	}
-	r.Before = sizeOf(p)
-	r.After = r.Before
-	if o.Skip&AllPasses == AllPasses {
-		return p, r
-	}
-	depth, err := depths(p)
-	if err != nil {
-		r.Notes = append(r.Notes, Note{Text: "not lowered: " + err.Error()})
-		return p, r
-	}
-	l := &lowerer{o: o, p: p, depth: depth, report: &r, blocks: make(map[ir.BlockID]*ir.Block, len(p.Blocks))}
-	q := l.run()
-	r.After = sizeOf(q)
-	return q, r
+	return new(Memory).Lower(p, o)
 }
 
 // depths returns for each block how many blocks may be entered before it, on the longest way from an entry. Blocks that
@@ -228,6 +210,7 @@ func callees(s ir.Step) []ir.BlockID {
 type lowerer struct {
 	o      Options
 	p      *ir.Program
+	memory *Memory
 	depth  map[ir.BlockID]int
 	report *Report
 	blocks map[ir.BlockID]*ir.Block
@@ -270,33 +253,50 @@ func (l *lowerer) run() *ir.Program {
 
 // reachable drops the blocks that no entry leads to, and sorts the others.
 func reachable(p *ir.Program) *ir.Program {
-	blocks := make(map[ir.BlockID]*ir.Block, len(p.Blocks))
+	index := make(map[ir.BlockID]int32, len(p.Blocks))
 	for i := range p.Blocks {
-		blocks[p.Blocks[i].ID] = &p.Blocks[i]
+		index[p.Blocks[i].ID] = int32(i)
 	}
-	seen := make(map[ir.BlockID]bool, len(blocks))
-	var todo []ir.BlockID
+	seen := make([]bool, len(p.Blocks))
+	var todo []int32
+	n := 0
 	add := func(id ir.BlockID) {
-		if id != "" && !seen[id] && blocks[id] != nil {
-			seen[id] = true
-			todo = append(todo, id)
+		if id == "" {
+			return
+		}
+		if i, ok := index[id]; ok && !seen[i] {
+			seen[i] = true
+			todo = append(todo, i)
+			n++
 		}
 	}
 	for _, e := range p.Entries {
 		add(e.Block)
 		add(e.Always)
 	}
-	q := &ir.Program{Entries: p.Entries, Sets: p.Sets, Origins: p.Origins}
 	for len(todo) > 0 {
-		b := blocks[todo[len(todo)-1]]
+		b := &p.Blocks[todo[len(todo)-1]]
 		todo = todo[:len(todo)-1]
-		q.Blocks = append(q.Blocks, *b)
 		for _, s := range b.Steps {
-			for _, c := range callees(s) {
-				add(c)
+			switch s := s.(type) {
+			case ir.Call:
+				add(s.Block)
+			case ir.Switch:
+				for i := range s.Cases {
+					add(s.Cases[i].Then.Block)
+				}
 			}
 		}
 	}
-	slices.SortFunc(q.Blocks, func(a, b ir.Block) int { return cmp.Compare(a.ID, b.ID) })
+	q := &ir.Program{Entries: p.Entries, Sets: p.Sets, Origins: p.Origins, Blocks: make([]ir.Block, 0, n)}
+	for i := range p.Blocks {
+		if seen[i] {
+			q.Blocks = append(q.Blocks, p.Blocks[i])
+		}
+	}
+	byID := func(a, b ir.Block) int { return cmp.Compare(a.ID, b.ID) }
+	if !slices.IsSortedFunc(q.Blocks, byID) {
+		slices.SortFunc(q.Blocks, byID)
+	}
 	return q
 }

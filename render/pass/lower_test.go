@@ -224,6 +224,26 @@ func TestLowerKeepsEveryVerdictOfLongLists(t *testing.T) {
 	})
 }
 
+// A Memory gives what Lower gives, whatever it has seen before.
+func TestMemoryChangesNothing(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p := &ir.Program{Entries: []ir.Entry{{Hook: flow.NormalIn, Block: "b"}}, Sets: []ir.SetDecl{{ID: "n:1", Kind: ir.SetOfEndpoints}, {ID: "s:1", Kind: ir.SetOfPrefixes}}}
+		rules := drawRules(t, p, "a", 60)
+		var m pass.Memory
+		for range 5 {
+			q := *p // other rules at other places, with matches in the same places of memory
+			from := rapid.IntRange(0, len(rules)).Draw(t, "from")
+			q.Blocks = []ir.Block{{ID: "b", Steps: slices.Concat(rules[from:], rules[:from], rules[:min(1, len(rules))])}}
+			o := drawOptions(t)
+			want, report := pass.Lower(&q, o)
+			got, again := m.Lower(&q, o)
+			if got.String() != want.String() || again.String() != report.String() {
+				t.Fatalf("got\n%s\nwant\n%s", got, want)
+			}
+		}
+	})
+}
+
 func TestSkippingAllPassesIsTheIdentity(t *testing.T) {
 	p := &ir.Program{Blocks: []ir.Block{{ID: "unused"}}}
 	q, r := pass.Lower(p, pass.Options{Skip: pass.AllPasses})

@@ -20,7 +20,7 @@ func (l *lowerer) prune(q *ir.Program) {
 			}
 			switch s := s.(type) {
 			case ir.Rule:
-				if _, possible := newItem(s); !possible || s.Then == ir.Undecided && len(s.Do) == 0 {
+				if !l.memory.view(s.Match).possible || s.Then == ir.Undecided && len(s.Do) == 0 {
 					idle++
 					continue
 				}

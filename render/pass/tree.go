@@ -47,7 +47,8 @@ type tree struct {
 	order  []ir.BlockID
 	memo   map[string]ir.BlockID // of lists at a depth
 	keys   map[ir.OriginID]flow.RuleKey
-	lists  int // lists that stayed longer than MinRules
+	drafts [2]draft // room
+	lists  int      // lists that stayed longer than MinRules
 }
 
 // budget is what may be spent on a list.
@@ -119,13 +120,16 @@ func (t *tree) load(steps []ir.Step) []ref {
 	list := make([]ref, 0, len(steps))
 	text := make([]byte, 0, 256)
 	for _, s := range steps {
-		it, possible := newItem(s.(ir.Rule))
-		if !possible || it.rule.Then == ir.Undecided && len(it.rule.Do) == 0 {
+		it := item{rule: s.(ir.Rule)}
+		it.view = t.l.memory.view(it.rule.Match)
+		if !it.possible || it.rule.Then == ir.Undecided && len(it.rule.Do) == 0 {
 			continue
 		}
-		text = binary.BigEndian.AppendUint64(text[:0], uint64(t.key(it.rule.Origin)))
-		text = appendRule(text, &it.rule)
-		sum := sha256.Sum256(text)
+		if it.text == nil {
+			it.text = appendMatch(nil, it.rule.Match)
+		}
+		text = appendHead(binary.BigEndian.AppendUint64(text[:0], uint64(t.key(it.rule.Origin))), &it.rule)
+		sum := sha256.Sum256(append(text, it.text...))
 		it.digest = [16]byte(sum[:])
 		t.items = append(t.items, it)
 		r := ref(len(t.items)-1) << numDims
