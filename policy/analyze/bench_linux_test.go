@@ -14,6 +14,7 @@ import (
 
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
 	"github.com/hostpolicy/hostpolicy/policy/analyze"
+	"github.com/hostpolicy/hostpolicy/policy/policytest/irtest"
 )
 
 func BenchmarkDiff(b *testing.B) {
@@ -23,11 +24,11 @@ func BenchmarkDiff(b *testing.B) {
 			kind  string
 		}{{1000, "edits=5"}, {1000, "unrelated"}, {3000, "edits=5"}, {3000, "unrelated"}} {
 			b.Run(fmt.Sprintf("family=%s/rules=%d/%s", f, c.rules, c.kind), func(b *testing.B) {
-				m := maker(1, f)
-				rules := m.rules(c.rules)
-				other := edited(rules, 5, m)
+				m := irtest.NewMaker(1, f)
+				rules := m.Rules(c.rules)
+				other := irtest.Edited(rules, 5, m)
 				if c.kind == "unrelated" {
-					other = m.rules(c.rules)
+					other = m.Rules(c.rules)
 				}
 				x, y := hostWith(b, rules), hostWith(b, other)
 				b.ReportAllocs()
@@ -57,8 +58,8 @@ func BenchmarkDiff(b *testing.B) {
 func BenchmarkDiffWide(b *testing.B) {
 	for seed := range uint64(10) {
 		b.Run(fmt.Sprintf("rules=100/seed=%d", seed), func(b *testing.B) {
-			m := maker(seed, inet.IPv4)
-			x, y := hostWith(b, m.wide(100)), hostWith(b, m.wide(100))
+			m := irtest.NewMaker(seed, inet.IPv4)
+			x, y := hostWith(b, m.Wide(100)), hostWith(b, m.Wide(100))
 			var r *analyze.Report
 			var before, after runtime.MemStats
 			for b.Loop() {
@@ -81,7 +82,7 @@ func BenchmarkDiffWide(b *testing.B) {
 func BenchmarkReach(b *testing.B) {
 	for _, n := range []int{100, 1000} {
 		b.Run(fmt.Sprintf("rules=%d", n), func(b *testing.B) {
-			x := hostWith(b, maker(1, inet.IPv4).rules(n))
+			x := hostWith(b, irtest.NewMaker(1, inet.IPv4).Rules(n))
 			var r *analyze.Reachability
 			for b.Loop() {
 				var err error

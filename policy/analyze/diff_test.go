@@ -53,7 +53,7 @@ func TestDiffIsWhatExhaustionFinds(t *testing.T) {
 		require.NoError(t, err)
 		require.False(t, r.Partial, r.Reason)
 		x, y := interpreter(t, a), interpreter(t, b)
-		w.packets(func(p *flow.Packet) {
+		w.Packets(func(p *flow.Packet) {
 			packets++
 			before, after := decision(x, p), decision(y, p)
 			changed := before.Verdict != after.Verdict || o.By && before.By.ID() != after.By.ID()

@@ -12,6 +12,7 @@ import (
 	"github.com/hostpolicy/hostpolicy/policy/analyze"
 	"github.com/hostpolicy/hostpolicy/policy/flow"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
+	"github.com/hostpolicy/hostpolicy/policy/policytest/irtest"
 )
 
 func TestNothingIsTheProgramOfAHostWithoutPolicy(t *testing.T) {
@@ -46,8 +47,8 @@ func TestAProgramThatIsNotValidIsAnError(t *testing.T) {
 
 // What is reported by an answer that was stopped is true.
 func TestAStoppedAnswerSaysSo(t *testing.T) {
-	m := maker(3, inet.IPv4)
-	a, b := hostWith(t, m.wide(60)), hostWith(t, m.wide(60))
+	m := irtest.NewMaker(3, inet.IPv4)
+	a, b := hostWith(t, m.Wide(60)), hostWith(t, m.Wide(60))
 	x, y := interpreter(t, a), interpreter(t, b)
 	check := func(r *analyze.Report, err error) {
 		require.NoError(t, err)

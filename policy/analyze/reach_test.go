@@ -25,7 +25,7 @@ func TestReachIsWhatExhaustionFinds(t *testing.T) {
 		require.Len(t, r.Rules, len(in.Program.Origins))
 		run := interpreter(t, in)
 		decides := map[flow.Origin]bool{}
-		w.packets(func(p *flow.Packet) {
+		w.Packets(func(p *flow.Packet) {
 			v := run.Explain(p)
 			decides[v.By] = true
 			i := slices.IndexFunc(r.Rules, func(x analyze.Rule) bool { return x.Origin == v.By })
@@ -52,7 +52,7 @@ func TestReachIsWhatExhaustionFinds(t *testing.T) {
 			}
 			redundant++
 			other := interpreter(t, analyze.Input{Program: without(in.Program, x.Origin), Members: in.Members})
-			w.packets(func(p *flow.Packet) {
+			w.Packets(func(p *flow.Packet) {
 				a, b := decision(run, p), decision(other, p)
 				require.Equal(t, a.Verdict, b.Verdict, "seed %d: %+v without %s\n%s", seed, p, x.Origin, in.Program)
 			})

@@ -13,6 +13,7 @@ import (
 	"github.com/hostpolicy/hostpolicy/policy/analyze"
 	"github.com/hostpolicy/hostpolicy/policy/flow"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
+	"github.com/hostpolicy/hostpolicy/policy/policytest/irtest"
 )
 
 func TestWhoIsWhatExhaustionFinds(t *testing.T) {
@@ -23,29 +24,29 @@ func TestWhoIsWhatExhaustionFinds(t *testing.T) {
 		var q analyze.Query
 		maybe := func() bool { return w.IntN(3) == 0 }
 		if maybe() {
-			q.Path = pick(w, w.paths)
+			q.Path = irtest.Pick(w.World, w.Paths)
 		}
 		if maybe() {
-			q.In = pick(w, w.in)
+			q.In = irtest.Pick(w.World, w.In)
 		}
 		if maybe() {
-			q.Out = pick(w, w.out)
+			q.Out = irtest.Pick(w.World, w.Out)
 		}
 		if maybe() {
-			s := pick(w, w.states)
+			s := irtest.Pick(w.World, w.States)
 			q.State = &s
 		}
 		if maybe() {
-			q.Protocols = ir.MaskOf(pick(w, w.protocols))
+			q.Protocols = ir.MaskOf(irtest.Pick(w.World, w.Protocols))
 		}
 		if maybe() {
-			q.Src, _ = inet.NewPrefixSet(w.prefix())
+			q.Src, _ = inet.NewPrefixSet(w.Prefix())
 		}
 		if maybe() {
-			q.Dst, _ = inet.NewPrefixSet(w.prefix())
+			q.Dst, _ = inet.NewPrefixSet(w.Prefix())
 		}
 		if maybe() {
-			n := pick(w, w.dport)
+			n := irtest.Pick(w.World, w.DstPorts)
 			q.DstPorts, _ = inet.NewPortSet(inet.PortRange{Min: n, Max: n})
 		}
 		if maybe() {
@@ -58,7 +59,7 @@ func TestWhoIsWhatExhaustionFinds(t *testing.T) {
 		require.NoError(t, err)
 		require.False(t, a.Partial)
 		run := interpreter(t, in)
-		w.packets(func(p *flow.Packet) {
+		w.Packets(func(p *flow.Packet) {
 			d := decision(run, p)
 			want := 0
 			if asked(&q, p, d.Verdict) {

@@ -1,27 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package analyze_test
+package irtest
 
 import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
-	"testing"
-
-	"github.com/stretchr/testify/require"
 
 	"github.com/hostpolicy/hostpolicy/hostendpoint"
 	"github.com/hostpolicy/hostpolicy/hostendpoint/field"
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
 	"github.com/hostpolicy/hostpolicy/policy"
-	"github.com/hostpolicy/hostpolicy/policy/analyze"
 	"github.com/hostpolicy/hostpolicy/policy/compile"
+	"github.com/hostpolicy/hostpolicy/policy/ir"
 )
 
-// hostWith returns the program of a host whose one endpoint has one tier with one policy for each rule.
-func hostWith(t testing.TB, rules []policy.Rule) analyze.Input {
-	t.Helper()
+// Host returns the program of a host whose one endpoint has one tier with one policy for each rule.
+func Host(rules []policy.Rule) (*ir.Program, ir.Members, error) {
 	tier := policy.TierPolicies{Tier: &policy.Tier{Name: "default"}}
 	for i, r := range rules {
 		r.Pos = field.Pos{File: "rules.yaml", Line: i + 1}
@@ -29,7 +25,7 @@ func hostWith(t testing.TB, rules []policy.Rule) analyze.Input {
 			Tier: "default", Name: fmt.Sprintf("p%05d", i), Kind: hostendpoint.KindGlobalNetworkPolicy, Ingress: []policy.Rule{r},
 		})
 	}
-	p, m, err := compile.Compile(&policy.Snapshot{
+	return compile.Compile(&policy.Snapshot{
 		Host: hostendpoint.Host{Node: "host"},
 		Config: policy.Config{
 			Failsafes: policy.Failsafes{
@@ -40,17 +36,15 @@ func hostWith(t testing.TB, rules []policy.Rule) analyze.Input {
 		},
 		Endpoints: []*policy.Endpoint{{Name: "eth0", Interfaces: []string{"eth0"}, Normal: []policy.TierPolicies{tier}}},
 	})
-	require.NoError(t, err)
-	return analyze.Input{Program: p, Members: m}
 }
 
-// ruleMaker makes rules of the shapes that hosts have: who may reach which port, and some that cross.
-type ruleMaker struct {
+// Maker makes rules of the shapes that hosts have: who may reach which port, and some that cross.
+type Maker struct {
 	*rand.Rand
 	family inet.Family
 }
 
-func (m *ruleMaker) prefix(short, long int) netip.Prefix {
+func (m *Maker) prefix(short, long int) netip.Prefix {
 	var a netip.Addr
 	if m.family == inet.IPv4 {
 		a = netip.AddrFrom4([4]byte{10, byte(m.IntN(256)), byte(m.IntN(256)), byte(m.IntN(256))})
@@ -65,7 +59,7 @@ func (m *ruleMaker) prefix(short, long int) netip.Prefix {
 	return netip.PrefixFrom(a, short+m.IntN(long-short+1)).Masked()
 }
 
-func (m *ruleMaker) ports() []inet.PortRange {
+func (m *Maker) ports() []inet.PortRange {
 	known := []uint16{22, 25, 53, 80, 443, 3306, 5432, 6379, 8080, 8443, 9090, 9100}
 	switch m.IntN(10) {
 	case 0:
@@ -81,7 +75,7 @@ func (m *ruleMaker) ports() []inet.PortRange {
 	return []inet.PortRange{{Min: n, Max: n}}
 }
 
-func (m *ruleMaker) rule() policy.Rule {
+func (m *Maker) rule() policy.Rule {
 	proto := inet.TCP
 	if m.IntN(4) == 0 {
 		proto = inet.UDP
@@ -100,7 +94,8 @@ func (m *ruleMaker) rule() policy.Rule {
 	return r
 }
 
-func (m *ruleMaker) rules(n int) []policy.Rule {
+// Rules makes rules.
+func (m *Maker) Rules(n int) []policy.Rule {
 	out := make([]policy.Rule, n)
 	for i := range out {
 		out[i] = m.rule()
@@ -108,12 +103,13 @@ func (m *ruleMaker) rules(n int) []policy.Rule {
 	return out
 }
 
-func maker(seed uint64, f inet.Family) *ruleMaker {
-	return &ruleMaker{rand.New(rand.NewPCG(seed, 3)), f}
+// NewMaker returns a maker of rules of a family; equal seeds make equal rules.
+func NewMaker(seed uint64, f inet.Family) *Maker {
+	return &Maker{rand.New(rand.NewPCG(seed, 3)), f}
 }
 
-// edited returns the rules with n of them changed.
-func edited(rules []policy.Rule, n int, m *ruleMaker) []policy.Rule {
+// Edited returns the rules with n of them changed.
+func Edited(rules []policy.Rule, n int, m *Maker) []policy.Rule {
 	out := slices.Clone(rules)
 	for range n {
 		at := m.IntN(len(out))
@@ -129,8 +125,8 @@ func edited(rules []policy.Rule, n int, m *ruleMaker) []policy.Rule {
 	return out
 }
 
-// wide are rules that cross each other in every field.
-func (m *ruleMaker) wide(n int) []policy.Rule {
+// Wide makes rules that cross each other in every field.
+func (m *Maker) Wide(n int) []policy.Rule {
 	out := make([]policy.Rule, n)
 	for i := range out {
 		proto := inet.TCP
