@@ -40,24 +40,34 @@ func (c *commit) wanted(f inet.Family) bool { return slices.Contains(c.families,
 
 // prepare reads what is needed, and finds out what has to be done about sets.
 func (c *commit) prepare(membersOnly bool) error {
-	var have []render.Set
+	known := c.last != nil && !c.suspect
 	var foreign map[string]*savedSet
-	if c.last != nil && !c.suspect {
+	var wg sync.WaitGroup
+	var errs [2]error
+	if !known {
+		wg.Go(func() { foreign, errs[0] = c.readSets(c.ctx, applyOp) })
+	}
+	if !membersOnly {
+		errs[1] = c.prepareTables()
+	}
+	wg.Wait()
+	if err := errors.Join(errs[:]...); err != nil {
+		return err
+	}
+	var have []render.Set
+	if known {
 		have = c.last.rules.Sets
 	} else {
-		sets, err := c.readSets(c.ctx, applyOp)
-		if err != nil {
-			return err
-		}
-		foreign = sets
-		have = c.adopt(sets)
+		have = c.adopt(foreign)
 	}
 	early, late := c.sets(have, foreign, membersOnly)
 	c.early.elements(early)
 	c.late.elements(late)
-	if membersOnly {
-		return nil
-	}
+	return nil
+}
+
+// prepareTables finds out what has to be done about tables.
+func (c *commit) prepareTables() error {
 	c.base, _ = c.generation() // changes from here on are noticed
 	sure := c.undisturbed() && c.base == c.last.kernel
 	for _, f := range c.families {
@@ -66,13 +76,17 @@ func (c *commit) prepare(membersOnly bool) error {
 	return c.each(func(p *plan) error {
 		if sure {
 			*p = *newSurePlan(p.family, c.rules, c.last.rules)
-			return nil
-		}
-		s, err := c.read(c.ctx, applyOp, p.family, false)
-		if err == nil {
+		} else {
+			s, err := c.read(c.ctx, applyOp, p.family, false)
+			if err != nil {
+				return err
+			}
 			*p = *newPlan(p.family, c.rules, s)
 		}
-		return err
+		if !p.halfway() { // the text of many rules takes its time, and sets are being read
+			p.ready = p.change()
+		}
+		return nil
 	})
 }
 
@@ -178,6 +192,7 @@ func (s *script) elements(ops []elementOp) {
 		}
 		s.text = o.set.AppendElement(s.text, command, o.set.Name, o.e)
 	}
+	s.ops = append(s.ops, ops...)
 	s.changes += len(ops)
 }
 
@@ -189,6 +204,7 @@ func (c *commit) run() error {
 	}
 	if len(c.plans) == 0 {
 		c.early.text = append(c.early.text, c.late.text...) // one command is faster than two
+		c.early.ops = append(c.early.ops, c.late.ops...)
 		c.early.changes += c.late.changes
 		return c.ipset(&c.early)
 	}
@@ -252,6 +268,9 @@ func (c *commit) ipset(s *script) error {
 		return err
 	}
 	c.changes += s.changes
+	if n := len(s.ops); n > 0 && n <= fewElements {
+		return c.tools.elements(c.ctx, applyOp, s.ops)
+	}
 	return c.tools.ipset(c.ctx, applyOp, s)
 }
 
@@ -270,7 +289,10 @@ func (c *commit) change(p *plan) error {
 		*p = *newPlan(p.family, c.rules, s)
 		p.changes, p.commits = changes, commits
 	}
-	return c.restore(p, p.change())
+	if p.ready == nil {
+		p.ready = p.change()
+	}
+	return c.restore(p, p.ready)
 }
 
 func (c *commit) restore(p *plan, scripts []script) error {

@@ -87,13 +87,15 @@ type plan struct {
 	stale  map[render.TableName][]string        // chains that nothing will lead to
 	sure   bool                                 // what is not in have is as we left it
 
-	changes, commits int    // made
-	gone             counts // of chains that were deleted
+	ready            []script // what change returned
+	changes, commits int      // made
+	gone             counts   // of chains that were deleted
 }
 
 // script is the input of one iptables-restore.
 type script struct {
 	text    []byte
+	ops     []elementOp // what text says, if that is nothing but elements that come and go
 	origins []lineOrigin
 	changes int
 	commits int // of tables
@@ -287,31 +289,32 @@ func goTo(root string) []string {
 func (p *plan) change() []script {
 	if !p.gated() {
 		// What can fail is to put new rules beside the old ones; to switch to them hardly can.
-		prepare, turn := p.builder(), p.builder()
 		order := slices.Clone(tableOrder[:])
 		if len(p.want) == 0 {
 			slices.Reverse(order)
 		}
+		turn := p.builder()
 		for _, n := range order {
-			p.addChains(prepare, n)
-			prepare.commit(n)
 			for _, key := range p.all(n) {
 				p.settle(turn, key)
 			}
 			turn.commit(n)
 		}
-		if turn.commits > 1 {
-			return append(prepare.scripts(), turn.scripts()...)
-		}
-		all := p.builder() // of one table, which changes as a whole
+		together := turn.commits <= 1 // a table changes as a whole
+		b := p.builder()
 		for _, n := range order {
-			p.addChains(all, n)
+			p.addChains(b, n)
 			for _, key := range p.all(n) {
-				p.settle(all, key)
+				if together {
+					p.settle(b, key)
+				}
 			}
-			all.commit(n)
+			b.commit(n)
 		}
-		return all.scripts()
+		if together {
+			return b.scripts()
+		}
+		return append(b.scripts(), turn.scripts()...)
 	}
 	g := p.rules.Marks.Generation
 	var out []script
@@ -375,6 +378,11 @@ func (p *plan) noop(b *scriptBuilder, n render.TableName) string {
 }
 
 func (p *plan) addChains(b *scriptBuilder, n render.TableName) {
+	size := 0
+	for _, c := range p.fresh[n] {
+		size += len(c.Bodies()) + len(c.Rules)*(len("-A  ")+len(c.Name))
+	}
+	b.adds = slices.Grow(b.adds, size)
 	for _, c := range p.fresh[n] {
 		b.chain(n, c)
 	}

@@ -4,9 +4,12 @@ package iptables
 
 import (
 	"bytes"
+	"slices"
 
 	render "github.com/hostpolicy/hostpolicy/render/iptables"
 )
+
+var newline = []byte("\n")
 
 // scriptBuilder writes the input of iptables-restore --noflush. What is written for a table takes effect at its commit.
 type scriptBuilder struct {
@@ -128,27 +131,24 @@ func (b *scriptBuilder) delete(_ render.TableName, name string) {
 // commit ends what is written for a table; nothing if that is nothing.
 func (b *scriptBuilder) commit(n render.TableName) {
 	if len(b.decls)+len(b.adds)+len(b.removes) > 0 {
-		b.append("*" + n.String() + "\n")
-		b.append(string(b.decls))
+		b.done = slices.Grow(b.done, len(b.decls)+len(b.adds)+len(b.removes)+32)
+		b.append([]byte("*" + n.String() + "\n"))
+		b.append(b.decls)
 		for _, o := range b.addOrigins {
 			b.origins = append(b.origins, lineOrigin{b.lines + o.line, o.origin})
 		}
-		b.append(string(b.adds))
-		b.append(string(b.removes))
-		b.changes += bytes.Count(b.decls, []byte("\n")) + b.addLines + bytes.Count(b.removes, []byte("\n"))
-		b.append("COMMIT\n")
+		b.append(b.adds)
+		b.append(b.removes)
+		b.changes += bytes.Count(b.decls, newline) + b.addLines + bytes.Count(b.removes, newline)
+		b.append([]byte("COMMIT\n"))
 		b.commits++
 	}
 	b.decls, b.adds, b.removes, b.addOrigins, b.addLines, b.declared = b.decls[:0], b.adds[:0], b.removes[:0], nil, 0, nil
 }
 
-func (b *scriptBuilder) append(s string) {
-	b.done = append(b.done, s...)
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\n' {
-			b.lines++
-		}
-	}
+func (b *scriptBuilder) append(text []byte) {
+	b.done = append(b.done, text...)
+	b.lines += bytes.Count(text, newline)
 }
 
 // scripts returns what was committed; nil if that is nothing.

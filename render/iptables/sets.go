@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sort"
 	"strings"
 
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
@@ -101,17 +102,17 @@ func (r *Ruleset) fill(m ir.Members) ([]Set, error) {
 			sets = append(sets, *old)
 			continue
 		}
+		var added, removed []ir.Element
 		if ok {
-			s.Elements = refilled(old.Elements, r.source.Set(s.ID), in, s.Kind, s.Family)
+			s.Elements, s.shared, added, removed = refilled(old.Elements, r.source.Set(s.ID), in, old.shared, s.Kind, s.Family)
 		} else {
-			s.Elements = Elements(in, s.Kind, s.Family)
+			s.Elements, s.shared = elements(in, s.Kind, s.Family)
 		}
 		if len(s.Elements) > s.Max {
 			return nil, &render.UnsupportedError{Backend: Backend, What: fmt.Sprintf("set %s has %d elements; the limit is %d", s.ID, len(s.Elements), s.Max)}
 		}
 		if ok {
 			s.sum = old.sum
-			added, removed := difference(old.Elements, s.Elements)
 			for _, e := range removed {
 				s.sum.remove(s.Name, e)
 			}
@@ -129,35 +130,22 @@ func (r *Ruleset) fill(m ir.Members) ([]Set, error) {
 	return sets, nil
 }
 
-// refilled returns what Elements returns for the members in, given that it returned have for other ones: with little
-// work where the members differ little.
-func refilled(have, before, in []ir.Element, kind ir.SetKind, f inet.Family) []ir.Element {
+// refilled returns what elements returns for the members in, given that it returned have and shared for other ones, and
+// the difference: with little work where the members differ little.
+func refilled(have, before, in []ir.Element, shared bool, kind ir.SetKind, f inet.Family) (out []ir.Element, still bool, added, removed []ir.Element) {
 	x, y := trim(before, in)
-	plain := func(es []ir.Element) bool {
-		for i, e := range es {
-			n, ok := normal(e, kind)
-			if !ok || n != e || e.Prefix.Bits() == 0 || i > 0 && ir.CompareElements(es[i-1], e) >= 0 {
-				return false
-			}
-		}
-		return true
-	}
-	ofFamily := func(es []ir.Element) []ir.Element {
-		n := 0
-		for n < len(es) && es[n].Prefix.Addr().Is4() {
-			n++
-		}
-		if f == inet.IPv4 {
-			return es[:n]
-		}
-		return es[n:]
-	}
 	// The halves of a prefix of length 0 may be members as well.
-	if !plain(x) || !plain(y) || hasDefault(before) || hasDefault(in) {
-		return Elements(in, kind, f)
+	if !asHeld(x, kind) || !asHeld(y, kind) || hasDefault(before) || hasDefault(in) {
+		out, still = elements(in, kind, f)
+		added, removed = difference(have, out)
+		return out, still, added, removed
 	}
-	x, y = ofFamily(x), ofFamily(y)
-	out := make([]ir.Element, 0, len(have)+len(y))
+	x, y = elementsOf(x, f), elementsOf(y, f)
+	added, removed = without(y, x), without(x, y)
+	if shared {
+		return elementsOf(in, f), true, added, removed
+	}
+	out = make([]ir.Element, 0, len(have)+len(y))
 	for _, e := range x { // all of them are in have
 		i, _ := slices.BinarySearchFunc(have, e, ir.CompareElements)
 		for len(y) > 0 && ir.CompareElements(y[0], e) <= 0 {
@@ -175,7 +163,27 @@ func refilled(have, before, in []ir.Element, kind ir.SetKind, f inet.Family) []i
 		out = append(append(out, have[:i]...), e)
 		have = have[i:]
 	}
-	return append(out, have...)
+	return append(out, have...), false, added, removed
+}
+
+// asHeld reports whether every element is in the form that sets hold, and all are in order.
+func asHeld(es []ir.Element, kind ir.SetKind) bool {
+	for i, e := range es {
+		n, ok := normal(e, kind)
+		if !ok || n != e || e.Prefix.Bits() == 0 || i > 0 && ir.CompareElements(es[i-1], e) >= 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// elementsOf returns the members of a sorted list that are of the family: IPv4 comes first.
+func elementsOf(es []ir.Element, f inet.Family) []ir.Element {
+	n := sort.Search(len(es), func(i int) bool { return !es[i].Prefix.Addr().Is4() })
+	if f == inet.IPv4 {
+		return es[:n:n]
+	}
+	return es[n:]
 }
 
 // hasDefault reports whether a sorted list has a prefix of length 0.
@@ -215,8 +223,17 @@ func (r *Ruleset) Refill(m ir.Members) (*Ruleset, error) {
 }
 
 // Elements returns what a set of the given kind and family holds if its members are in: only what can match a packet. In
-// must be sorted as ir.CompareElements does.
+// must be sorted as ir.CompareElements does; the result may share its memory.
 func Elements(in []ir.Element, kind ir.SetKind, f inet.Family) []ir.Element {
+	out, _ := elements(in, kind, f)
+	return out
+}
+
+// elements is Elements, and reports whether the result is a part of in, which then holds nothing that sets do not hold.
+func elements(in []ir.Element, kind ir.SetKind, f inet.Family) ([]ir.Element, bool) {
+	if asHeld(in, kind) {
+		return elementsOf(in, f), true
+	}
 	out := make([]ir.Element, 0, len(in)+1)
 	ordered := true
 	for _, e := range in {
@@ -234,9 +251,9 @@ func Elements(in []ir.Element, kind ir.SetKind, f inet.Family) []ir.Element {
 		out = slices.Compact(out)
 	}
 	if kind == ir.SetOfPrefixes {
-		return splitDefault(out)
+		return splitDefault(out), false
 	}
-	return out
+	return out, false
 }
 
 // normal returns the member in the form that sets hold; false if it cannot match any packet. An ICMP message would have
