@@ -7,7 +7,6 @@ import (
 	"maps"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/hostpolicy/hostpolicy/hostendpoint"
 	"github.com/hostpolicy/hostpolicy/selector"
@@ -71,7 +70,9 @@ func (rs *Resolver) putHostEndpoint(o *hostendpoint.HostEndpoint) {
 	h.obj, h.local = o, o.Spec.Node == rs.host.Node
 	h.static = rs.problems.replace(h.static, check(o))
 	rs.setPeer(&h.peer, endpointPeer(o), h)
-	rs.match(h, rs.index.PutEndpoint(hepKey(name), o.Metadata.Labels, o.Spec.Profiles...))
+	key := hepKey(name)
+	rs.match(h, rs.index.PutEndpoint(key, o.Metadata.Labels, o.Spec.Profiles...))
+	rs.setNumber(key, h, &h.peer)
 	rs.claim(h)
 	rs.restructure(h)
 	rs.touchHep(h)
@@ -84,7 +85,10 @@ func (rs *Resolver) deleteHostEndpoint(name string) {
 	}
 	delete(rs.heps, name)
 	rs.unclaim(h)
-	rs.match(h, rs.index.DeleteEndpoint(hepKey(name)))
+	key := hepKey(name)
+	n, _ := rs.index.Number(key)
+	rs.match(h, rs.index.DeleteEndpoint(key))
+	rs.peers[n] = peerOf{}
 	h.static = rs.problems.replace(h.static, nil)
 	h.gone, h.local = true, false
 	rs.restructure(h)
@@ -102,30 +106,49 @@ func (rs *Resolver) match(h *hep, changes []selector.Change) {
 	}
 }
 
-// matchAny takes in changes of anything.
+// matchAny takes in changes of anything. Those of one selector mostly come one behind the other.
 func (rs *Resolver) matchAny(changes []selector.Change) {
-	for _, c := range changes {
-		h, pe := rs.member(c.Endpoint)
-		if x := rs.sets[c.Selector]; x != nil {
+	var x *set
+	var p *boundPolicy
+	for i, c := range changes {
+		if i == 0 || changes[i-1].Selector != c.Selector {
+			if x = rs.sets[c.Selector]; x == nil {
+				p = rs.policies[c.Selector]
+			}
+		}
+		h, pe := rs.peers[c.Number].hep, rs.peers[c.Number].peer
+		if x != nil {
 			rs.matchSet(x, pe, h, c.Match)
-		} else if p := rs.policies[c.Selector]; p != nil && h != nil {
+		} else if p != nil && h != nil {
 			rs.matchPolicy(p, h, c.Match)
 		}
 	}
 }
 
-// member returns what a name of the index stands for. The endpoint is nil for a network set.
-func (rs *Resolver) member(key string) (*hep, *peer) {
-	if strings.HasPrefix(key, "H") {
-		h := rs.heps[key[1:]]
-		return h, &h.peer
+// peerOf is what an endpoint of the index stands for. The hep is nil for a network set.
+type peerOf struct {
+	hep  *hep
+	peer *peer
+}
+
+// setNumber notes what an endpoint of the index stands for. It must be called before matchAny hears of it.
+func (rs *Resolver) setNumber(key string, h *hep, p *peer) {
+	n, ok := rs.index.Number(key)
+	if !ok {
+		return
 	}
-	return nil, &rs.netsets[key].peer
+	for len(rs.peers) <= n {
+		rs.peers = append(rs.peers, peerOf{})
+	}
+	rs.peers[n] = peerOf{h, p}
 }
 
 // matchPolicy notes that p begins or ceases to select h.
 func (rs *Resolver) matchPolicy(p *boundPolicy, h *hep, match bool) {
 	if match {
+		if h.matched == nil {
+			h.matched = make([]*boundPolicy, 0, 8)
+		}
 		h.matched = append(h.matched, p)
 		p.matches++
 	} else {

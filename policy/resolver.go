@@ -24,6 +24,7 @@ type Resolver struct {
 	config Config
 
 	index     selector.Index // selectors of policies and sets; labels of endpoints and network sets
+	peers     []peerOf       // by the numbers of the index
 	heps      map[string]*hep
 	netsets   map[string]*netset
 	profiles  map[string]*profile // defined, or named by an active endpoint

@@ -68,7 +68,9 @@ func (rs *Resolver) putNetworkSet(key string, o hostendpoint.Object, labels map[
 	}
 	n.static = rs.problems.replace(n.static, check(o))
 	rs.setPeer(&n.peer, netPeer(nets), nil)
-	rs.matchAny(rs.index.PutEndpoint(key, labels, parents...))
+	changes := rs.index.PutEndpoint(key, labels, parents...)
+	rs.setNumber(key, nil, &n.peer)
+	rs.matchAny(changes)
 }
 
 func (rs *Resolver) deleteNetworkSet(key string) {
@@ -76,7 +78,9 @@ func (rs *Resolver) deleteNetworkSet(key string) {
 	if n == nil {
 		return
 	}
+	i, _ := rs.index.Number(key)
 	rs.matchAny(rs.index.DeleteEndpoint(key))
+	rs.peers[i] = peerOf{}
 	n.static = rs.problems.replace(n.static, nil)
 	delete(rs.netsets, key)
 }
@@ -175,7 +179,11 @@ func (rs *Resolver) settleSet(x *set) {
 		switch {
 		case x.refs > 0 && !x.indexed:
 			x.indexed = true
-			rs.matchAny(rs.index.PutSelector(x.ID, x.Selector))
+			changes := rs.index.PutSelector(x.ID, x.Selector)
+			if len(x.members) == 0 && len(changes) > 8 {
+				x.members = make(map[Member]int32, len(changes))
+			}
+			rs.matchAny(changes)
 		case x.refs == 0 && x.indexed:
 			x.indexed = false
 			rs.matchAny(rs.index.DeleteSelector(x.ID))

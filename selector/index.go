@@ -26,6 +26,9 @@ type Index struct {
 	free      map[*indexSelector]struct{} // those that may match any labels
 	round     uint64                      // marks what the current search has seen
 	found     []*indexSelector            // scratch space of refresh
+	hits      []*indexEndpoint            // scratch space of PutSelector
+	numbers   int                         // that endpoints have or had
+	unused    []int                       // those that are free again
 }
 
 // Change says that an endpoint began or ceased to match a selector.
@@ -33,6 +36,7 @@ type Change struct {
 	Selector string // the name given to PutSelector
 	Endpoint string // the name given to PutEndpoint
 	Match    bool   // whether it matches now
+	Number   int    // of the endpoint, as Index.Number has it; it had it, if this is its end
 }
 
 type indexSelector struct {
@@ -62,6 +66,7 @@ type endpointMatch struct {
 
 type indexEndpoint struct {
 	name    string
+	number  int
 	own     map[string]string
 	parents []*indexParent
 	labels  MapLabels // resolved
@@ -99,26 +104,35 @@ func (x *Index) PutSelector(name string, s Selector) []Change {
 	sel.bounds = s.restriction(x.weigh)
 	x.linkSelector(sel)
 
-	var changes []Change
 	candidates := x.candidateEndpoints(sel) // begins a new round
 	before := len(sel.matches)
 	for _, m := range sel.matches {
 		m.endpoint.held = x.round
 	}
+	come, stay := x.hits[:0], 0
 	for ep := range candidates {
 		if !sel.bounds.exact && !s.Matches(ep.labels) {
 			continue
 		}
 		ep.hit = x.round
-		if ep.held != x.round {
-			sel.enter(ep)
-			changes = append(changes, Change{name, ep.name, true})
+		if ep.held == x.round {
+			stay++
+		} else {
+			come = append(come, ep)
 		}
 	}
+	changes := make([]Change, 0, len(come)+before-stay)
+	sel.matches = slices.Grow(sel.matches, len(come))
+	for _, ep := range come {
+		sel.enter(ep)
+		changes = append(changes, Change{name, ep.name, true, ep.number})
+	}
+	x.hits = come
+	clear(come) // not to keep what is deleted
 	for i := before - 1; i >= 0; i-- {
 		if ep := sel.matches[i].endpoint; ep.hit != x.round {
 			sel.leave(i)
-			changes = append(changes, Change{name, ep.name, false})
+			changes = append(changes, Change{name, ep.name, false, ep.number})
 		}
 	}
 	return sortByEndpoint(changes)
@@ -134,7 +148,8 @@ func (x *Index) DeleteSelector(name string) []Change {
 	delete(x.selectors, name)
 	changes := make([]Change, 0, len(sel.matches))
 	for i := len(sel.matches) - 1; i >= 0; i-- {
-		changes = append(changes, Change{name, sel.matches[i].endpoint.name, false})
+		ep := sel.matches[i].endpoint
+		changes = append(changes, Change{name, ep.name, false, ep.number})
 		sel.leave(i)
 	}
 	return sortByEndpoint(changes)
@@ -147,11 +162,20 @@ func (x *Index) PutEndpoint(name string, labels map[string]string, parents ...st
 	ep := x.endpoints[name]
 	if ep == nil {
 		ep = &indexEndpoint{name: name}
+		if n := len(x.unused); n > 0 {
+			ep.number, x.unused = x.unused[n-1], x.unused[:n-1]
+		} else {
+			ep.number = x.numbers
+			x.numbers++
+		}
 		x.endpoints[name] = ep
 	}
 	ep.own = maps.Clone(labels)
 	old := ep.parents
-	ep.parents = make([]*indexParent, len(parents))
+	ep.parents = nil
+	if len(parents) > 0 {
+		ep.parents = make([]*indexParent, len(parents))
+	}
 	for i, p := range parents {
 		ep.parents[i] = x.parent(p)
 		ep.parents[i].children[ep]++
@@ -169,6 +193,7 @@ func (x *Index) DeleteEndpoint(name string) []Change {
 		return nil
 	}
 	delete(x.endpoints, name)
+	x.unused = append(x.unused, ep.number)
 	for _, p := range ep.parents {
 		x.release(p, ep)
 	}
@@ -177,7 +202,7 @@ func (x *Index) DeleteEndpoint(name string) []Change {
 	for i := len(ep.matches) - 1; i >= 0; i-- {
 		m := ep.matches[i]
 		m.selector.leave(m.pos)
-		changes = append(changes, Change{m.selector.name, name, false})
+		changes = append(changes, Change{m.selector.name, name, false, ep.number})
 	}
 	return sortBySelector(changes)
 }
@@ -203,6 +228,16 @@ func (x *Index) DeleteParent(name string) []Change {
 		delete(x.parents, name)
 	}
 	return changes
+}
+
+// Number returns a number of an endpoint: small, and no other endpoint has it, so that what a caller knows of endpoints
+// can be in a slice. An endpoint keeps it as long as it is there. It depends on the way to the present contents.
+func (x *Index) Number(endpoint string) (n int, ok bool) {
+	ep := x.endpoints[endpoint]
+	if ep == nil {
+		return 0, false
+	}
+	return ep.number, true
 }
 
 // Endpoints returns the names of the endpoints that match the selector of a name, sorted.
@@ -309,13 +344,13 @@ func (x *Index) refresh(ep *indexEndpoint, changes []Change) []Change {
 			continue
 		}
 		m.selector.leave(m.pos)
-		changes = append(changes, Change{m.selector.name, ep.name, false})
+		changes = append(changes, Change{m.selector.name, ep.name, false, ep.number})
 	}
 	changes = slices.Grow(changes, max(len(now)-len(ep.matches), 0))
 	for _, sel := range now {
 		if sel.held != x.round {
 			sel.enter(ep)
-			changes = append(changes, Change{sel.name, ep.name, true})
+			changes = append(changes, Change{sel.name, ep.name, true, ep.number})
 		}
 	}
 	clear(now) // not to keep what is deleted
@@ -326,6 +361,9 @@ func (x *Index) refresh(ep *indexEndpoint, changes []Change) []Change {
 // enter adds ep to the endpoints that match sel.
 func (sel *indexSelector) enter(ep *indexEndpoint) {
 	sel.matches = append(sel.matches, selectorMatch{ep, len(ep.matches)})
+	if ep.matches == nil {
+		ep.matches = make([]endpointMatch, 0, 8)
+	}
 	ep.matches = append(ep.matches, endpointMatch{sel, len(sel.matches) - 1})
 }
 

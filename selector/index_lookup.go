@@ -42,6 +42,7 @@ func (x *Index) place(ep *indexEndpoint, labels MapLabels) {
 	if len(ep.slots) == len(labels) {
 		return
 	}
+	ep.slots = slices.Grow(ep.slots, len(labels)-len(ep.slots))
 	for k, v := range labels {
 		if o, ok := old[k]; ok && o == v {
 			continue

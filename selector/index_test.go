@@ -27,9 +27,9 @@ func ExampleIndex() {
 	fmt.Println(x.PutEndpoint("host1", map[string]string{"role": "web", "env": "prod"}, "kns.prod"))
 	fmt.Println(x.Endpoints("allow-web"))
 	// Output:
-	// [{allow-web host1 true}]
-	// [{allow-web host1 false}]
-	// [{allow-web host1 true}]
+	// [{allow-web host1 true 0}]
+	// [{allow-web host1 false 0}]
+	// [{allow-web host1 true 0}]
 	// [host1]
 }
 
@@ -72,7 +72,8 @@ func TestIndexEqualsFromScratch(t *testing.T) {
 			model = indexModel{
 				map[string]selector.Selector{}, map[string]modelEndpoint{}, map[string]map[string]string{},
 			}
-			sum = map[selector.Change]bool{}
+			sum     = map[selector.Change]bool{}
+			numbers = map[string]int{}
 		)
 		for range rapid.IntRange(1, 40).Draw(t, "edits") {
 			var changes []selector.Change
@@ -113,8 +114,13 @@ func TestIndexEqualsFromScratch(t *testing.T) {
 				return slices.Compare([]string{a.Selector, a.Endpoint}, []string{b.Selector, b.Endpoint})
 			}), changes)
 			for _, c := range changes {
-				on := c
-				on.Match = true
+				on := selector.Change{Selector: c.Selector, Endpoint: c.Endpoint, Match: true}
+				if n, ok := numbers[c.Endpoint]; ok {
+					require.Equal(t, n, c.Number, "an endpoint keeps its number to its last change")
+				}
+				if n, ok := x.Number(c.Endpoint); ok {
+					require.Equal(t, n, c.Number)
+				}
 				require.NotEqual(t, c.Match, sum[on], "%v changes nothing", c)
 				if c.Match {
 					sum[on] = true
@@ -124,6 +130,20 @@ func TestIndexEqualsFromScratch(t *testing.T) {
 			}
 			want := model.matches()
 			require.Empty(t, cmp.Diff(want, sum))
+
+			was := maps.Clone(numbers)
+			clear(numbers)
+			taken := map[int]bool{}
+			for ep := range model.endpoints {
+				n, ok := x.Number(ep)
+				require.True(t, ok)
+				require.False(t, taken[n], "two endpoints have number %d", n)
+				require.Less(t, n, 5, "numbers are used again")
+				if old, ok := was[ep]; ok {
+					require.Equal(t, old, n)
+				}
+				taken[n], numbers[ep] = true, n
+			}
 
 			byQuery := map[selector.Change]bool{}
 			for id := range model.selectors {
