@@ -64,6 +64,8 @@ const (
 type checker struct {
 	object Object
 	faults []fault
+	parse  func(text string) (selector.Selector, error) // selector.Parse, if nil
+	blind  bool                                         // paths are not needed; see rules
 }
 
 type fault struct {
@@ -88,8 +90,10 @@ func (c *checker) list() field.List {
 	return out
 }
 
-func checkStored(o Object) (errs, warnings field.List) {
-	c := checker{object: o}
+// CheckWith is the Check of an object whose selectors parse reads, which must do what selector.Parse does: a caller that
+// needs them anyway can remember them. Nil is selector.Parse.
+func CheckWith(o Object, parse func(text string) (selector.Selector, error)) (errs, warnings field.List) {
+	c := checker{object: o, parse: parse}
 	o.check(&c)
 	for _, f := range c.faults {
 		if f.grade == unusable {
@@ -112,6 +116,14 @@ func (c *checker) add(g grade, kind error, path, value, format string, args ...a
 	}})
 }
 
+// at returns the path of a field of what is at path.
+func (c *checker) at(path, field string) string {
+	if c.blind {
+		return ""
+	}
+	return path + field
+}
+
 // longestValue bounds what an error repeats of its input.
 const longestValue = 80
 
@@ -132,7 +144,11 @@ func (c *checker) selector(path, text string) (selector.Selector, bool) {
 	if text == "" {
 		return selector.Selector{}, false
 	}
-	s, err := selector.Parse(text)
+	parse := c.parse
+	if parse == nil {
+		parse = selector.Parse
+	}
+	s, err := parse(text)
 	if err != nil {
 		c.add(unusable, err, path, text, "not a selector: %v", err)
 		return selector.Selector{}, false
@@ -157,46 +173,46 @@ func (h *HostEndpoint) Validate() field.List { return validate(h) }
 //
 // Deviation: Felix discards a stored host endpoint with one bad port, label or profile name, and so leaves its interface
 // open. Here only an endpoint that cannot govern any interface is unusable.
-func (h *HostEndpoint) Check() (errs, warnings field.List) { return checkStored(h) }
+func (h *HostEndpoint) Check() (errs, warnings field.List) { return CheckWith(h, nil) }
 
 // Validate implements Object.
 func (p *Profile) Validate() field.List { return validate(p) }
 
 // Check implements Object. An unusable profile denies what reaches it, as a missing one does.
-func (p *Profile) Check() (errs, warnings field.List) { return checkStored(p) }
+func (p *Profile) Check() (errs, warnings field.List) { return CheckWith(p, nil) }
 
 // Validate implements Object.
 func (t *Tier) Validate() field.List { return validate(t) }
 
 // Check implements Object.
-func (t *Tier) Check() (errs, warnings field.List) { return checkStored(t) }
+func (t *Tier) Check() (errs, warnings field.List) { return CheckWith(t, nil) }
 
 // Validate implements Object.
 func (p *GlobalNetworkPolicy) Validate() field.List { return validate(p) }
 
 // Check implements Object. Calico: one rule that cannot be used makes the whole policy unusable.
-func (p *GlobalNetworkPolicy) Check() (errs, warnings field.List) { return checkStored(p) }
+func (p *GlobalNetworkPolicy) Check() (errs, warnings field.List) { return CheckWith(p, nil) }
 
 // Validate implements Object.
 func (p *NetworkPolicy) Validate() field.List { return validate(p) }
 
 // Check implements Object. Calico: one rule that cannot be used makes the whole policy unusable.
-func (p *NetworkPolicy) Check() (errs, warnings field.List) { return checkStored(p) }
+func (p *NetworkPolicy) Check() (errs, warnings field.List) { return CheckWith(p, nil) }
 
 // Validate implements Object.
 func (s *GlobalNetworkSet) Validate() field.List { return validate(s) }
 
 // Check implements Object. Entries that are not CIDRs are left out of the set.
-func (s *GlobalNetworkSet) Check() (errs, warnings field.List) { return checkStored(s) }
+func (s *GlobalNetworkSet) Check() (errs, warnings field.List) { return CheckWith(s, nil) }
 
 // Validate implements Object.
 func (s *NetworkSet) Validate() field.List { return validate(s) }
 
 // Check implements Object. Entries that are not CIDRs are left out of the set.
-func (s *NetworkSet) Check() (errs, warnings field.List) { return checkStored(s) }
+func (s *NetworkSet) Check() (errs, warnings field.List) { return CheckWith(s, nil) }
 
 // Validate implements Object.
 func (n *Node) Validate() field.List { return validate(n) }
 
 // Check implements Object.
-func (n *Node) Check() (errs, warnings field.List) { return checkStored(n) }
+func (n *Node) Check() (errs, warnings field.List) { return CheckWith(n, nil) }

@@ -9,6 +9,7 @@ import (
 	"strconv"
 
 	"github.com/hostpolicy/hostpolicy/hostendpoint"
+	"github.com/hostpolicy/hostpolicy/policy/effective"
 	"github.com/hostpolicy/hostpolicy/selector"
 )
 
@@ -68,7 +69,7 @@ func (rs *Resolver) putHostEndpoint(o *hostendpoint.HostEndpoint) {
 		rs.unclaim(h)
 	}
 	h.obj, h.local = o, o.Spec.Node == rs.host.Node
-	h.static = rs.problems.replace(h.static, check(o))
+	h.static = rs.problems.replace(h.static, rs.check(o))
 	rs.setPeer(&h.peer, endpointPeer(o), h)
 	key := hepKey(name)
 	rs.match(h, rs.index.PutEndpoint(key, o.Metadata.Labels, o.Spec.Profiles...))
@@ -329,7 +330,7 @@ func (rs *Resolver) putProfile(o *hostendpoint.Profile) {
 			Pos: o.At("metadata.name"), Message: "the built-in profile of this name is used instead"}})
 		return
 	}
-	rs.setProfile(p, o, check(o))
+	rs.setProfile(p, o, rs.check(o))
 	rs.matchAny(rs.index.PutParent(p.name, o.Spec.LabelsToApply))
 }
 
@@ -389,7 +390,7 @@ func (rs *Resolver) settleProfile(p *profile) {
 		rs.changeProfile(p, &Profile{Name: p.name, Missing: true})
 		p.rules = rs.problems.replace(p.rules, nil)
 	default:
-		t := ruleTranslator{ignoreHTTP: rs.config.IgnoreHTTP, object: object(p.obj), source: p.obj.Source}
+		t := ruleTranslator{ignoreHTTP: rs.config.IgnoreHTTP, object: object(p.obj), source: p.obj.Source, reader: effective.Reader{Parse: rs.parse}}
 		rs.changeProfile(p, &Profile{
 			Name: p.name, Pos: p.obj.Source.Pos(),
 			Ingress: t.rules("spec.ingress", p.obj.Spec.Ingress), Egress: t.rules("spec.egress", p.obj.Spec.Egress),

@@ -67,7 +67,7 @@ func (rs *Resolver) putTier(t *hostendpoint.Tier) {
 	}
 	// Anything but Pass denies. Ref: libcalico-go/lib/backend/syncersv1/updateprocessors/tierprocessor.go.
 	i.tier.Pass = t.Spec.DefaultAction != nil && *t.Spec.DefaultAction == hostendpoint.Pass
-	rs.setTier(i, check(t))
+	rs.setTier(i, rs.check(t))
 }
 
 func (rs *Resolver) deleteTier(name string) {
@@ -166,9 +166,9 @@ func (rs *Resolver) putGlobalNetworkPolicy(p *hostendpoint.GlobalNetworkPolicy) 
 		key: name, indexKey: policyKey(p.ID()), order: orderOf(p.Spec.Order), source: p.Source, object: object(p),
 		doNotTrack: p.Spec.DoNotTrack, preDNAT: p.Spec.PreDNAT, applyOnForward: p.Spec.ApplyOnForward,
 		policy: &Policy{Kind: hostendpoint.KindGlobalNetworkPolicy, Name: hostendpoint.PolicyDisplayName("", p.Metadata.Name)},
-		static: check(p),
+		static: rs.check(p),
 	}
-	sel, err := effective.GlobalNetworkPolicy(p)
+	sel, err := effective.Reader{Parse: rs.parse}.GlobalNetworkPolicy(p)
 	rs.bind(&b, name, sel, err, p.Spec.Types, "", p.Spec.Ingress, p.Spec.Egress)
 }
 
@@ -177,9 +177,9 @@ func (rs *Resolver) putNetworkPolicy(p *hostendpoint.NetworkPolicy) {
 	b := boundPolicy{
 		key: p.Metadata.Namespace + "/" + name, indexKey: policyKey(p.ID()), order: orderOf(p.Spec.Order), source: p.Source, object: object(p),
 		policy: &Policy{Kind: hostendpoint.KindNetworkPolicy, Name: hostendpoint.PolicyDisplayName(p.Metadata.Namespace, p.Metadata.Name)},
-		static: check(p),
+		static: rs.check(p),
 	}
-	sel, err := effective.NetworkPolicy(p)
+	sel, err := effective.Reader{Parse: rs.parse}.NetworkPolicy(p)
 	rs.bind(&b, name, sel, err, p.Spec.Types, p.Metadata.Namespace, p.Spec.Ingress, p.Spec.Egress)
 }
 
@@ -197,7 +197,7 @@ func (rs *Resolver) bind(b *boundPolicy, storedName string, sel selector.Selecto
 	b.selector = sel
 	b.ingress, b.egress = governs(types, len(in) > 0, len(out) > 0)
 	b.policy.Tier, b.policy.Pos = tier, b.source.Pos()
-	t := ruleTranslator{ignoreHTTP: rs.config.IgnoreHTTP, object: b.object, source: b.source, namespace: namespace}
+	t := ruleTranslator{ignoreHTTP: rs.config.IgnoreHTTP, object: b.object, source: b.source, namespace: namespace, reader: effective.Reader{Parse: rs.parse}}
 	b.policy.Ingress = t.rules("spec.ingress", in)
 	b.policy.Egress = t.rules("spec.egress", out)
 	b.specs = t.specs

@@ -107,8 +107,8 @@ func (ps *problemSet) sorted() []Problem {
 }
 
 // check returns what validation finds in an object; the object is used as far as it can be understood.
-func check(o hostendpoint.Object) []Problem {
-	errs, warnings := o.Check()
+func (rs *Resolver) check(o hostendpoint.Object) []Problem {
+	errs, warnings := hostendpoint.CheckWith(o, rs.parse)
 	var out []Problem
 	report := func(sev Severity, list field.List) {
 		for _, e := range list {

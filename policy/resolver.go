@@ -37,7 +37,8 @@ type Resolver struct {
 	wildcards []*hep                // all-interfaces endpoints of this host, sorted by name
 	wildcard  *hep
 
-	active   map[*hep]struct{} // those that govern interfaces, and the wildcard
+	parsed   map[string]selector.Selector // what was read lately, by its text
+	active   map[*hep]struct{}            // those that govern interfaces, and the wildcard
 	problems problemSet
 	snapshot *Snapshot // nil if it is out of date
 
@@ -68,12 +69,32 @@ func NewResolver(h hostendpoint.Host, c Config) (*Resolver, error) {
 		config: c, heps: map[string]*hep{}, netsets: map[string]*netset{}, profiles: map[string]*profile{},
 		tiers: map[string]*tierInfo{}, policies: map[string]*boundPolicy{}, sets: map[string]*set{},
 		ifaces: map[string]*hostInterface{}, byName: map[string][]*hep{}, byAddr: map[netip.Addr][]*hep{},
-		active: map[*hep]struct{}{},
+		active: map[*hep]struct{}{}, parsed: map[string]selector.Selector{},
 	}
 	rs.builtins()
 	rs.setHost(h)
 	return rs, nil
 }
+
+// parse is selector.Parse. Every selector of an object is read twice, by its check and for its meaning, and mostly an
+// object changes in something else.
+func (rs *Resolver) parse(text string) (selector.Selector, error) {
+	if s, ok := rs.parsed[text]; ok {
+		return s, nil
+	}
+	s, err := selector.Parse(text)
+	if err != nil {
+		return s, err
+	}
+	if len(rs.parsed) >= mostParsed {
+		clear(rs.parsed)
+	}
+	rs.parsed[text] = s
+	return s, nil
+}
+
+// mostParsed bounds what is kept of selectors that may be no more.
+const mostParsed = 1 << 14
 
 // Config returns the configuration, with defaults filled in.
 func (rs *Resolver) Config() Config { return rs.config }

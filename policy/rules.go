@@ -19,6 +19,7 @@ type ruleTranslator struct {
 	object     string
 	source     *field.Source
 	namespace  string
+	reader     effective.Reader
 	specs      []setSource
 	problems   []Problem
 }
@@ -117,7 +118,7 @@ func (t *ruleTranslator) rule(path rulePath, in *hostendpoint.Rule) (Rule, error
 	if r.NotICMP, err = icmp(in.NotICMP); err != nil {
 		return r, fmt.Errorf("notICMP: %w", err)
 	}
-	src, dst, err := effective.RuleSets(t.namespace, in)
+	src, dst, err := t.reader.RuleSets(t.namespace, in)
 	if err != nil {
 		return r, err
 	}

@@ -66,7 +66,7 @@ func (rs *Resolver) putNetworkSet(key string, o hostendpoint.Object, labels map[
 		n = &netset{}
 		rs.netsets[key] = n
 	}
-	n.static = rs.problems.replace(n.static, check(o))
+	n.static = rs.problems.replace(n.static, rs.check(o))
 	rs.setPeer(&n.peer, netPeer(nets), nil)
 	changes := rs.index.PutEndpoint(key, labels, parents...)
 	rs.setNumber(key, nil, &n.peer)

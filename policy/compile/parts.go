@@ -25,11 +25,56 @@ func (u *unit) equal(v *unit) bool {
 	if u == nil || v == nil || u == v {
 		return u == v
 	}
-	return len(u.list) == len(v.list) && u.text() == v.text()
+	if len(u.list) != len(v.list) {
+		return false
+	}
+	for i := range u.list {
+		if !u.same(v, i) && u.text(i) != v.text(i) {
+			return false
+		}
+	}
+	return true
 }
 
-func (u *unit) text() string {
-	p := ir.Program{Blocks: []ir.Block{{Steps: u.list}}, Origins: u.origins}
+// same reports whether a rule of two units is built in the same way; then its text is the same, too.
+func (u *unit) same(v *unit, i int) bool {
+	a, ok1 := u.list[i].(ir.Rule)
+	b, ok2 := v.list[i].(ir.Rule)
+	if !ok1 || !ok2 || a.Then != b.Then || !slices.Equal(a.Do, b.Do) || u.origin(a.Origin) != v.origin(b.Origin) {
+		return false
+	}
+	return slices.EqualFunc(a.Match, b.Match, func(c, d ir.Clause) bool { return slices.EqualFunc(c, d, sameTerm) })
+}
+
+// origin returns an origin without its position; the zero Origin if there is none.
+func (u *unit) origin(id ir.OriginID) flow.Origin {
+	if id == 0 || int(id) > len(u.origins) {
+		return flow.Origin{}
+	}
+	return u.origins[id-1].ID()
+}
+
+func sameTerm(a, b ir.Term) bool {
+	switch a := a.(type) {
+	case ir.InPorts:
+		b, ok := b.(ir.InPorts)
+		return ok && a.Field == b.Field && a.Not == b.Not && slices.Equal(a.Ranges, b.Ranges)
+	case ir.InPrefixes:
+		b, ok := b.(ir.InPrefixes)
+		return ok && a.Field == b.Field && a.Not == b.Not && slices.Equal(a.Prefixes, b.Prefixes)
+	case ir.InMask:
+		b, ok := b.(ir.InMask)
+		return ok && a == b
+	case ir.InSet:
+		b, ok := b.(ir.InSet)
+		return ok && a.Set == b.Set && a.Not == b.Not && slices.Equal(a.Fields, b.Fields)
+	}
+	return false
+}
+
+// text returns the text of one rule.
+func (u *unit) text(i int) string {
+	p := ir.Program{Blocks: []ir.Block{{Steps: u.list[i : i+1]}}, Origins: u.origins}
 	return p.String()
 }
 

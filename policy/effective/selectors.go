@@ -20,6 +20,18 @@ const (
 	prefixServiceAccount = "pcsa."
 )
 
+// Reader reads selectors of resources. The zero value is useful, and the functions of this package use it.
+type Reader struct {
+	Parse func(text string) (selector.Selector, error) // selector.Parse, if nil; or something that remembers
+}
+
+func (r Reader) parse(text string) (selector.Selector, error) {
+	if r.Parse == nil {
+		return selector.Parse(text)
+	}
+	return r.Parse(text)
+}
+
 // GlobalNetworkPolicy returns the selector of the endpoints that p applies to.
 //
 // Calico: a namespace selector turns every all() of p's own selector into a test for a namespace, in quoted strings,
@@ -27,7 +39,12 @@ const (
 // left. Negative terms hold for endpoints without namespace, host endpoints among them; global() has no meaning here.
 // Ref: updateprocessors/globalnetworkpolicyprocessor.go.
 func GlobalNetworkPolicy(p *hostendpoint.GlobalNetworkPolicy) (selector.Selector, error) {
-	s, err := optional("spec", ".selector", p.Spec.Selector)
+	return Reader{}.GlobalNetworkPolicy(p)
+}
+
+// GlobalNetworkPolicy is the function of that name.
+func (r Reader) GlobalNetworkPolicy(p *hostendpoint.GlobalNetworkPolicy) (selector.Selector, error) {
+	s, err := r.optional("spec", ".selector", p.Spec.Selector)
 	if err != nil {
 		return selector.Selector{}, err
 	}
@@ -38,7 +55,7 @@ func GlobalNetworkPolicy(p *hostendpoint.GlobalNetworkPolicy) (selector.Selector
 		if x.text == "" {
 			continue
 		}
-		more, err := prefixed(x.path, x.text, x.prefix)
+		more, err := r.prefixed(x.path, x.text, x.prefix)
 		if err != nil {
 			return selector.Selector{}, err
 		}
@@ -59,7 +76,12 @@ func GlobalNetworkPolicy(p *hostendpoint.GlobalNetworkPolicy) (selector.Selector
 //
 // Calico: all() keeps its meaning here. Ref: updateprocessors/networkpolicyprocessor.go.
 func NetworkPolicy(p *hostendpoint.NetworkPolicy) (selector.Selector, error) {
-	s, err := optional("spec", ".selector", p.Spec.Selector)
+	return Reader{}.NetworkPolicy(p)
+}
+
+// NetworkPolicy is the function of that name.
+func (r Reader) NetworkPolicy(p *hostendpoint.NetworkPolicy) (selector.Selector, error) {
+	s, err := r.optional("spec", ".selector", p.Spec.Selector)
 	if err != nil {
 		return selector.Selector{}, err
 	}
@@ -69,7 +91,7 @@ func NetworkPolicy(p *hostendpoint.NetworkPolicy) (selector.Selector, error) {
 	}
 	out := and(s, &ns)
 	if text := p.Spec.ServiceAccountSelector; text != "" {
-		sa, err := prefixed("spec.serviceAccountSelector", text, prefixServiceAccount)
+		sa, err := r.prefixed("spec.serviceAccountSelector", text, prefixServiceAccount)
 		if err != nil {
 			return selector.Selector{}, err
 		}
@@ -92,27 +114,32 @@ type Side struct {
 // has a namespace selector. There, all() means any namespace and global() none, in quoted strings, too. Neither is
 // replaced in selector, notSelector and the service account selector. Ref: updateprocessors/rules.go.
 func Rule(namespace string, r *hostendpoint.Rule) (src, dst Side, err error) {
-	if src, err = side("source", namespace, &r.Source); err != nil {
+	return Reader{}.Rule(namespace, r)
+}
+
+// Rule is the function of that name.
+func (r Reader) Rule(namespace string, rule *hostendpoint.Rule) (src, dst Side, err error) {
+	if src, err = r.side("source", namespace, &rule.Source); err != nil {
 		return Side{}, Side{}, err
 	}
-	if dst, err = side("destination", namespace, &r.Destination); err != nil {
+	if dst, err = r.side("destination", namespace, &rule.Destination); err != nil {
 		return Side{}, Side{}, err
 	}
 	return src, dst, nil
 }
 
-func side(path, namespace string, e *hostendpoint.EntityRule) (Side, error) {
-	own, err := optional(path, ".selector", e.Selector)
+func (r Reader) side(path, namespace string, e *hostendpoint.EntityRule) (Side, error) {
+	own, err := r.optional(path, ".selector", e.Selector)
 	if err != nil {
 		return Side{}, err
 	}
-	neg, err := optional(path, ".notSelector", e.NotSelector)
+	neg, err := r.optional(path, ".notSelector", e.NotSelector)
 	if err != nil {
 		return Side{}, err
 	}
 	var sa *selector.Selector
 	if e.ServiceAccounts != nil {
-		if sa, err = serviceAccounts(path+".serviceAccounts", e.ServiceAccounts); err != nil {
+		if sa, err = r.serviceAccounts(path+".serviceAccounts", e.ServiceAccounts); err != nil {
 			return Side{}, err
 		}
 	}
@@ -123,7 +150,7 @@ func side(path, namespace string, e *hostendpoint.EntityRule) (Side, error) {
 	}
 	switch {
 	case e.NamespaceSelector != "":
-		ns, err := namespaces(path+".namespaceSelector", e.NamespaceSelector)
+		ns, err := r.namespaces(path+".namespaceSelector", e.NamespaceSelector)
 		if err != nil {
 			return Side{}, err
 		}
@@ -141,8 +168,8 @@ func side(path, namespace string, e *hostendpoint.EntityRule) (Side, error) {
 }
 
 // namespaces rewrites the namespace selector of a rule.
-func namespaces(path, text string) (selector.Selector, error) {
-	s, err := prefixed(path, text, prefixNamespace)
+func (r Reader) namespaces(path, text string) (selector.Selector, error) {
+	s, err := r.prefixed(path, text, prefixNamespace)
 	if err != nil {
 		return s, err
 	}
@@ -156,10 +183,10 @@ func namespaces(path, text string) (selector.Selector, error) {
 }
 
 // serviceAccounts returns nil if m asks for nothing.
-func serviceAccounts(path string, m *hostendpoint.ServiceAccountMatch) (*selector.Selector, error) {
+func (r Reader) serviceAccounts(path string, m *hostendpoint.ServiceAccountMatch) (*selector.Selector, error) {
 	var labels, names *selector.Selector
 	if m.Selector != "" {
-		s, err := prefixed(path+".selector", m.Selector, prefixServiceAccount)
+		s, err := r.prefixed(path+".selector", m.Selector, prefixServiceAccount)
 		if err != nil {
 			return nil, err
 		}
@@ -193,8 +220,8 @@ func serviceAccounts(path string, m *hostendpoint.ServiceAccountMatch) (*selecto
 }
 
 // prefixed reads text and puts prefix before its labels. Calico writes the result as text and reads it again.
-func prefixed(path, text, prefix string) (selector.Selector, error) {
-	s, err := selector.Parse(text)
+func (r Reader) prefixed(path, text, prefix string) (selector.Selector, error) {
+	s, err := r.parse(text)
 	if err == nil {
 		s, err = s.PrefixLabels(prefix)
 	}
@@ -205,11 +232,11 @@ func prefixed(path, text, prefix string) (selector.Selector, error) {
 }
 
 // optional reads the text of a field of path; nil if it is empty.
-func optional(path, field, text string) (*selector.Selector, error) {
+func (r Reader) optional(path, field, text string) (*selector.Selector, error) {
 	if text == "" {
 		return nil, nil
 	}
-	s, err := selector.Parse(text)
+	s, err := r.parse(text)
 	if err != nil {
 		return nil, invalid(path+field, text, err)
 	}
@@ -244,12 +271,12 @@ func replaceWords(s selector.Selector, words ...word) (selector.Selector, error)
 			}
 			in = append(in, w.old, w.text)
 		}
-		r := strings.NewReplacer(in...)
-		t.Value = r.Replace(t.Value)
+		replacer := strings.NewReplacer(in...)
+		t.Value = replacer.Replace(t.Value)
 		if t.Values != nil {
 			vs := make([]string, len(t.Values))
 			for i, v := range t.Values {
-				vs[i] = r.Replace(v)
+				vs[i] = replacer.Replace(v)
 			}
 			t.Values = vs
 		}

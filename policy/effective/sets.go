@@ -100,16 +100,21 @@ type SideSets struct {
 // endpoints that the positive selector selects, or of all; if a side has no other ports than named ones, that is all
 // that becomes of its selector. Ref: felix/calc/rule_scanner.go.
 func RuleSets(namespace string, r *hostendpoint.Rule) (src, dst SideSets, err error) {
-	s, d, err := Rule(namespace, r)
+	return Reader{}.RuleSets(namespace, r)
+}
+
+// RuleSets is the function of that name.
+func (r Reader) RuleSets(namespace string, rule *hostendpoint.Rule) (src, dst SideSets, err error) {
+	s, d, err := r.Rule(namespace, rule)
 	if err != nil {
 		return SideSets{}, SideSets{}, err
 	}
-	proto := namedPortProtocol(r.Protocol)
-	src, dst = sideSets(s, &r.Source, proto), sideSets(d, &r.Destination, proto)
-	if m := r.Source.Services; m != nil {
+	proto := namedPortProtocol(rule.Protocol)
+	src, dst = sideSets(s, &rule.Source, proto), sideSets(d, &rule.Destination, proto)
+	if m := rule.Source.Services; m != nil {
 		src.Sets = append(src.Sets, ServiceSet(m.Namespace, m.Name, false))
 	}
-	if m := r.Destination.Services; m != nil {
+	if m := rule.Destination.Services; m != nil {
 		dst.Services = append(dst.Services, ServiceSet(m.Namespace, m.Name, true))
 	}
 	return src, dst, nil
