@@ -41,7 +41,11 @@ func (b *Backend) membersChanges(m ir.Members) ir.MembersChanges {
 		c := ir.MembersChange{ID: id}
 		for _, f := range s.families {
 			added, removed := f.diff(in)
-			c.Added, c.Removed = append(c.Added, added...), append(c.Removed, removed...)
+			if len(c.Added)+len(c.Removed) == 0 {
+				c.Added, c.Removed = added, removed
+			} else {
+				c.Added, c.Removed = append(c.Added, added...), append(c.Removed, removed...)
+			}
 		}
 		if len(c.Added)+len(c.Removed) > 0 {
 			cs = append(cs, c)
@@ -195,21 +199,31 @@ func (f *familySet) change(added, removed []ir.Element) (in, out, more, less []i
 
 // changeMany is change in time that depends on the number of members, but hardly on that of changes.
 func (f *familySet) changeMany(added, removed []ir.Element) (in, out, more, less []ir.Element) {
-	before := f.store.elements()
 	gone := normal(removed, f.set)
 	absent, kept := render.DiffElements(f.store.all, gone)
-	_, out = render.DiffElements(gone, absent)
+	out = gone
+	if len(absent) > 0 {
+		_, out = render.DiffElements(gone, absent)
+	}
 	in, _ = render.DiffElements(kept, normal(added, f.set))
-	all := make([]ir.Element, 0, len(kept)+len(in))
-	for a, b := kept, in; len(a)+len(b) > 0; {
-		if len(b) == 0 || len(a) > 0 && ir.CompareElements(a[0], b[0]) < 0 {
-			all, a = append(all, a[0]), a[1:]
-		} else {
-			all, b = append(all, b[0]), b[1:]
+	all := in
+	if len(kept) > 0 {
+		all = make([]ir.Element, 0, len(kept)+len(in))
+		for a, b := kept, in; len(a)+len(b) > 0; {
+			if len(b) == 0 || len(a) > 0 && ir.CompareElements(a[0], b[0]) < 0 {
+				all, a = append(all, a[0]), a[1:]
+			} else {
+				all, b = append(all, b[0]), b[1:]
+			}
 		}
 	}
-	*f.store = *newStore(f.set, all)
-	more, less = render.DiffElements(before, f.store.elements())
+	before, after := f.store, newStore(f.set, slices.Clone(all))
+	if before.apart() && after.apart() { // the kernel has them as they are
+		more, less = in, out
+	} else {
+		more, less = render.DiffElements(before.elements(), after.elements())
+	}
+	*f.store = *after
 	return in, out, more, less
 }
 

@@ -119,6 +119,21 @@ func (s *store) remove(e ir.Element, d delta) bool {
 // exact reports whether all prefixes are single addresses.
 func (s *store) exact() bool { return s.lengths[s.full] == len(s.all) }
 
+// apart reports whether no member covers another one.
+func (s *store) apart() bool {
+	if s.kind != ir.SetOfPrefixes {
+		return true
+	}
+	last := netip.Prefix{} // a prefix stands before all that it covers
+	for i, e := range s.all {
+		if i > 0 && last.Contains(e.Prefix.Addr()) {
+			return false
+		}
+		last = e.Prefix
+	}
+	return true
+}
+
 // elements returns what the kernel has.
 func (s *store) elements() []ir.Element {
 	if s.kind != ir.SetOfPrefixes {
