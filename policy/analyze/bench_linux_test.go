@@ -56,9 +56,10 @@ func BenchmarkDiff(b *testing.B) {
 }
 
 func BenchmarkDiffWide(b *testing.B) {
-	for seed := range uint64(10) {
-		b.Run(fmt.Sprintf("rules=100/seed=%d", seed), func(b *testing.B) {
-			m := irtest.NewMaker(seed, inet.IPv4)
+	for seed := range uint64(20) {
+		f := []inet.Family{inet.IPv4, inet.IPv6}[seed%2]
+		b.Run(fmt.Sprintf("family=%s/rules=100/seed=%d", f, seed/2), func(b *testing.B) {
+			m := irtest.NewMaker(seed/2, f)
 			x, y := hostWith(b, m.Wide(100)), hostWith(b, m.Wide(100))
 			var r *analyze.Report
 			var before, after runtime.MemStats
@@ -73,6 +74,7 @@ func BenchmarkDiffWide(b *testing.B) {
 			}
 			b.ReportMetric(float64(r.States), "states")
 			b.ReportMetric(float64(len(r.Changes)), "changes")
+			b.ReportMetric(float64(len(r.Samples)), "samples")
 			b.ReportMetric(float64(after.Sys>>20), "MiB")
 			b.Log(r.Reason)
 		})

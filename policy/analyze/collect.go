@@ -38,6 +38,20 @@ type collector struct {
 	raws   map[pair][]raw
 	names  []nameSet // 0 is any
 	known  map[string]int32
+	bytes  int                      // what boxes may still take
+	addrs  map[int32]inet.PrefixSet // by number in sets
+	ports  map[int32]inet.PortSet   // likewise
+}
+
+// maxBoxBytes bounds what taking boxes out of diagrams keeps, beside the diagrams.
+const maxBoxBytes = 64 << 20
+
+// keep takes bytes from what boxes may take. It reports false if nothing is left; then what boxes there are will do.
+func (c *collector) keep(bytes int) bool {
+	if c.bytes -= bytes; c.bytes < 0 {
+		c.budget.stop(fmt.Sprintf("more than %d MiB of boxes", maxBoxBytes>>20))
+	}
+	return c.bytes >= 0
 }
 
 type nameSet struct {
@@ -46,7 +60,10 @@ type nameSet struct {
 }
 
 func newCollector(ps *places, sets *spanSets, b *budget, o Options) *collector {
-	c := &collector{ps: ps, sets: sets, budget: b, max: o.MaxBoxes, raws: map[pair][]raw{}, names: []nameSet{{part: 1}}, known: map[string]int32{}}
+	c := &collector{
+		ps: ps, sets: sets, budget: b, max: o.MaxBoxes, raws: map[pair][]raw{}, names: []nameSet{{part: 1}}, known: map[string]int32{},
+		bytes: maxBoxBytes, addrs: map[int32]inet.PrefixSet{}, ports: map[int32]inet.PortSet{},
+	}
 	if c.max <= 0 {
 		c.max = DefaultMaxBoxes
 	}
@@ -68,6 +85,36 @@ func (c *collector) nameID(s nameSet) int32 {
 	return id
 }
 
+// at returns the box of all packets of a family at a spot.
+func (c *collector) at(g *group, s spot, f inet.Family) raw {
+	r := raw{path: g.path, nat: g.nat, states: s.states, local: s.local, other: s.other, families: 1 << familyIndex(f)}
+	if g.path != flow.Output {
+		r.in = c.kindID(c.ps.in, s.in)
+	}
+	if g.path != flow.Input {
+		r.out = c.kindID(c.ps.out, s.out)
+	}
+	if g.path == flow.Output && g.nat == Translated {
+		r.route = c.kindID(c.ps.out, s.route)
+	}
+	return r
+}
+
+// packet returns a packet of a group whose fields are as given; those that are nil may have any value. Choose returns
+// which of n spots it is at.
+func (c *collector) packet(g *group, f inet.Family, at [numDims]*key, choose func(n int) int) flow.Packet {
+	r := c.at(g, g.spots[choose(len(g.spots))], f)
+	for d, k := range at {
+		if k != nil {
+			r.sets[d] = c.sets.id([]span{{*k, *k}})
+		}
+	}
+	if k := at[dimL4]; k != nil && inet.Protocol(k.lo>>16) != icmpOf(f) {
+		r.sets[dimL4] = c.sets.id([]span{l4Of(inet.Protocol(k.lo >> 16))})
+	}
+	return c.box(&r)[0].Packet()
+}
+
 // take files all packets below a node of a diagram.
 func (c *collector) take(d *diagram, root int32, g *group) {
 	if root == same || root == unknown {
@@ -75,16 +122,7 @@ func (c *collector) take(d *diagram, root int32, g *group) {
 	}
 	base := make([]raw, len(g.spots))
 	for i, s := range g.spots {
-		base[i] = raw{path: g.path, nat: g.nat, states: s.states, local: s.local, other: s.other, families: 1 << familyIndex(d.family)}
-		if g.path != flow.Output {
-			base[i].in = c.kindID(c.ps.in, s.in)
-		}
-		if g.path != flow.Input {
-			base[i].out = c.kindID(c.ps.out, s.out)
-		}
-		if g.path == flow.Output && g.nat == Translated {
-			base[i].route = c.kindID(c.ps.out, s.route)
-		}
+		base[i] = c.at(g, s, d.family)
 	}
 	base = c.mergeOuter(base)
 	x := extractor{c: c, d: d, entries: make([][]entry, len(d.nodes)), tails: []tail{{}}, known: map[tail]int32{}}
@@ -138,6 +176,7 @@ func (x *extractor) of(id int32) []entry {
 		x.entries[id] = []entry{{id, 0}}
 		return x.entries[id]
 	}
+	x.entries[id] = []entry{} // of a node below which nothing is taken any more
 	index := map[entry]int{}
 	var order []entry
 	var where [][]ranks
@@ -151,16 +190,18 @@ func (x *extractor) of(id int32) []entry {
 			}
 			where[i] = append(where[i], e.ranks...)
 		}
-		if x.c.budget.reason == "" && len(order) > x.c.max {
+		if len(order) > x.c.max {
 			x.c.budget.stop(fmt.Sprintf("more than %d boxes", x.c.max))
 		}
+	}
+	if !x.c.keep(len(order) * entrySize) {
+		return x.entries[id]
 	}
 	f := x.d.fields[n.dim]
 	out := make([]entry, len(order))
 	for i, e := range order {
 		out[i] = entry{e.leaf, x.tail(n.dim, x.c.setOf(f.spans(where[i]), n.dim, x.d.family), e.tail)}
 	}
-	x.c.budget.bytes -= 8 * len(out)
 	x.entries[id] = out
 	return out
 }
@@ -185,7 +226,12 @@ func (c *collector) setOf(spans []span, d dim, f inet.Family) int32 {
 	if slices.Equal(spans, d.domain(f)) {
 		return 0
 	}
-	return c.sets.id(spans)
+	n := len(c.sets.list)
+	id := c.sets.id(spans)
+	if int(id) == n {
+		c.keep(2 * spanSize * len(spans))
+	}
+	return id
 }
 
 // part is an attribute of boxes along which they can be joined.
@@ -382,10 +428,10 @@ func (c *collector) boxes(p pair) ([]Box, float64) {
 func (c *collector) box(r *raw) []Box {
 	b := Box{
 		Path: r.path, In: c.names[r.in].names, Out: c.names[r.out].names, States: r.states, NAT: r.nat,
-		Src: c.addrs(r, dimSrc), Dst: c.addrs(r, dimDst), SrcPorts: c.ports(r, dimSrcPort), DstPorts: c.ports(r, dimDstPort),
+		Src: c.addrSet(r, dimSrc), Dst: c.addrSet(r, dimDst), SrcPorts: c.portSet(r, dimSrcPort), DstPorts: c.portSet(r, dimDstPort),
 	}
 	if r.nat == Translated {
-		b.PreDst, b.PreDstPorts = c.addrs(r, dimPreDst), c.ports(r, dimPreDstPort)
+		b.PreDst, b.PreDstPorts = c.addrSet(r, dimPreDst), c.portSet(r, dimPreDstPort)
 		b.PreLocal, b.PreOther, b.RouteOut = r.local, r.other, c.names[r.route].names
 	}
 	if r.sets[dimL4] == 0 {
@@ -420,17 +466,25 @@ func (c *collector) box(r *raw) []Box {
 
 var allProtocols = ir.Mask{^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0)}
 
-func (c *collector) addrs(r *raw, d dim) inet.PrefixSet {
-	switch {
-	case r.sets[d] != 0:
-		return prefixSet(c.sets.list[r.sets[d]])
+func (c *collector) addrSet(r *raw, d dim) inet.PrefixSet {
+	switch id := r.sets[d]; {
+	case id != 0:
+		set, ok := c.addrs[id]
+		if !ok {
+			set = prefixSet(c.sets.list[id])
+			c.addrs[id] = set
+		}
+		return set
 	case r.families == 3:
 		return inet.AllAddrs(0)
 	}
 	return inet.AllAddrs(families[bits.TrailingZeros8(r.families)])
 }
 
-func (c *collector) ports(r *raw, d dim) inet.PortSet {
+func (c *collector) portSet(r *raw, d dim) inet.PortSet {
+	if set, ok := c.ports[r.sets[d]]; ok {
+		return set
+	}
 	spans := allPorts
 	if r.sets[d] != 0 {
 		spans = c.sets.list[r.sets[d]]
@@ -440,6 +494,7 @@ func (c *collector) ports(r *raw, d dim) inet.PortSet {
 		rs[i] = inet.PortRange{Min: uint16(s.lo.lo), Max: uint16(s.hi.lo)}
 	}
 	set, _ := inet.NewPortSet(rs...) // no range ends before it begins
+	c.ports[r.sets[d]] = set
 	return set
 }
 

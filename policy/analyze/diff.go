@@ -5,6 +5,7 @@ package analyze
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -15,6 +16,10 @@ import (
 // Report is the difference between two programs.
 type Report struct {
 	Changes []Change // largest first
+	// Samples are packets that change and are in no box of Changes: of a partial report alone, and one for each pair of
+	// decisions at most. They come from where not all packets were looked at, and show that there is more; that there
+	// are none shows nothing.
+	Samples []Sample
 	Extent
 }
 
@@ -30,7 +35,8 @@ type Change struct {
 }
 
 // Diff returns the packets that the two programs treat differently. The answer is complete unless it is partial, which it
-// is if ctx ends or another limit is met. The error is that of ir.Validate, or wraps classify.ErrTooLarge.
+// is if ctx ends or another limit is met; then, unless ctx was canceled, a bounded number of packets is tried where not all
+// were looked at. The error is that of ir.Validate, or wraps classify.ErrTooLarge.
 func Diff(ctx context.Context, before, after Input, o Options) (*Report, error) {
 	a, err := newAnalysis(ctx, o, false, before, after)
 	if err != nil {
@@ -38,6 +44,7 @@ func Diff(ctx context.Context, before, after Input, o Options) (*Report, error) 
 	}
 	ps := newPlaces(a.sides, nil)
 	c := newCollector(ps, a.sets, a.budget, o)
+	var left []unfinished
 	for i := range ps.groups {
 		g := &ps.groups[i]
 		for _, g.family = range families {
@@ -45,8 +52,13 @@ func Diff(ctx context.Context, before, after Input, o Options) (*Report, error) 
 			if err != nil {
 				return nil, err
 			}
-			d := newDiagram(a.budget, a.sets, g.family, a.class(o.By), chains...)
-			c.take(d, d.build(d.pair(len(chains[0]))), g)
+			if a.reason == "" {
+				d := newDiagram(a.budget, a.sets, g.family, a.class(o.By), chains...)
+				c.take(d, d.build(d.pair(len(chains[0]))), g)
+			}
+			if a.reason != "" {
+				left = append(left, unfinished{g, g.family, chains})
+			}
 		}
 	}
 	r := &Report{Extent: a.extent()}
@@ -59,6 +71,9 @@ func Diff(ctx context.Context, before, after Input, o Options) (*Report, error) 
 	slices.SortFunc(r.Changes, func(x, y Change) int {
 		return cmp.Or(cmp.Compare(y.Share, x.Share), compareDecisions(x.Before, y.Before), compareDecisions(x.After, y.After))
 	})
+	if !errors.Is(ctx.Err(), context.Canceled) {
+		r.Samples = a.sample(c, left, r.Changes, o.By)
+	}
 	return r, nil
 }
 

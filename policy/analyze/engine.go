@@ -24,8 +24,8 @@ type budget struct {
 	reason string
 }
 
-// maxBytes bounds what diagrams and boxes keep.
-const maxBytes = 256 << 20
+// maxBytes bounds what diagrams keep. The collector of garbage lets as much again pile up.
+const maxBytes = 144 << 20
 
 func newBudget(ctx context.Context, o Options) *budget {
 	b := &budget{ctx: ctx, states: o.MaxStates, bytes: maxBytes}
@@ -94,10 +94,14 @@ type diagram struct {
 	leaves map[[2]int32]int32
 	buf    []byte
 
+	keptRanks arena[ranks]
+	keptEdges arena[edge]
+
 	// Scratch.
-	lists [2 * (numDims + 1)][]int32 // by depth and chain
-	work  reducer
-	stamp []int32 // by set: local number in the split that is being made, plus one
+	lists   [2 * (numDims + 1)][]int32 // by depth and chain
+	work    reducer
+	scratch splitting
+	stamp   []int32 // by set: local number in the split that is being made, plus one
 }
 
 // mode is what the rules are for packets with ports, or without.
@@ -119,6 +123,30 @@ type node struct {
 type edge struct {
 	ranks []ranks
 	to    int32
+}
+
+// How many bytes these take.
+const (
+	rankSize  = 8
+	edgeSize  = 32
+	nodeSize  = 40
+	spanSize  = 32
+	entrySize = 8
+)
+
+// arena keeps many short lists in few pieces.
+type arena[T any] struct{ free []T }
+
+// keep returns a copy of s, which must not be appended to.
+func (a *arena[T]) keep(s []T) []T {
+	const piece = 1 << 12
+	if len(a.free) < len(s) {
+		a.free = make([]T, max(piece, len(s)))
+	}
+	out := a.free[:len(s):len(s)]
+	a.free = a.free[len(s):]
+	copy(out, s)
+	return out
 }
 
 // The nodes that stand for all packets that do not change, and for those of which nothing is known.
@@ -374,7 +402,6 @@ func (d *diagram) file(n node) int32 {
 			joined = append(joined, r)
 		}
 		out[i].ranks = joined
-		d.bytes -= 8*len(joined) + 32
 	}
 	if len(out) == 0 {
 		return same
@@ -383,9 +410,15 @@ func (d *diagram) file(n node) int32 {
 		return out[0].to
 	}
 	if out[0].to == same {
-		n.edges = out[1:]
+		out = out[1:]
 	}
-	n.edges = slices.Clip(n.edges)
+	// What was grown on the way is larger than what it holds.
+	for i := range out {
+		out[i].ranks = d.keptRanks.keep(out[i].ranks)
+		d.bytes -= len(out[i].ranks) * rankSize
+	}
+	n.edges = d.keptEdges.keep(out)
+	d.bytes -= len(out)*edgeSize + nodeSize
 	d.nodes = append(d.nodes, n)
 	return int32(len(d.nodes) - 1)
 }

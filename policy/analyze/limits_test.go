@@ -47,10 +47,17 @@ func TestAProgramThatIsNotValidIsAnError(t *testing.T) {
 
 // What is reported by an answer that was stopped is true.
 func TestAStoppedAnswerSaysSo(t *testing.T) {
-	m := irtest.NewMaker(3, inet.IPv4)
+	for _, f := range []inet.Family{inet.IPv4, inet.IPv6} {
+		t.Run(f.String(), func(t *testing.T) { testStopped(t, f) })
+	}
+}
+
+func testStopped(t *testing.T, f inet.Family) {
+	m := irtest.NewMaker(3, f)
 	a, b := hostWith(t, m.Wide(60)), hostWith(t, m.Wide(60))
 	x, y := interpreter(t, a), interpreter(t, b)
 	check := func(r *analyze.Report, err error) {
+		t.Helper()
 		require.NoError(t, err)
 		require.True(t, r.Partial)
 		require.NotEmpty(t, r.Reason)
@@ -61,13 +68,39 @@ func TestAStoppedAnswerSaysSo(t *testing.T) {
 				require.Equal(t, c.After, decision(y, &p))
 			}
 		}
+		for _, s := range r.Samples {
+			_, n := where(r, &s.Packet)
+			require.Zero(t, n, "%+v is in a box", s.Packet)
+			require.Equal(t, s.Before, decision(x, &s.Packet))
+			require.Equal(t, s.After, decision(y, &s.Packet))
+			require.NotEqual(t, s.Before.Verdict, s.After.Verdict)
+		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	r, err := analyze.Diff(ctx, a, b, analyze.Options{MaxStates: 500})
 	check(r, err)
 	require.NotEmpty(t, r.Changes)
+	require.Greater(t, len(r.Samples), 10, "there is more, and that is shown")
+	again, err := analyze.Diff(ctx, a, b, analyze.Options{MaxStates: 500})
+	require.NoError(t, err)
+	require.Equal(t, r.Samples, again.Samples)
 	r, err = analyze.Diff(ctx, a, b, analyze.Options{MaxStates: 500, MaxBoxes: 3})
 	check(r, err)
+	// Where nothing is known of whole paths, samples are all there is.
+	r, err = analyze.Diff(ctx, a, b, analyze.Options{MaxStates: 1})
+	check(r, err)
+	require.Empty(t, r.Changes)
+	require.Greater(t, len(r.Samples), 10)
+	late, stop := context.WithTimeout(ctx, 0)
+	defer stop()
+	r, err = analyze.Diff(late, a, b, analyze.Options{})
+	check(r, err)
+	require.Contains(t, r.Reason, "deadline")
+	require.NotEmpty(t, r.Samples)
+	// An answer that is whole has no samples.
+	r, err = analyze.Diff(ctx, a, hostWith(t, m.Rules(1)), analyze.Options{MaxStates: 1 << 30, MaxBoxes: 1 << 30})
+	require.NoError(t, err)
+	require.Equal(t, r.Partial, len(r.Samples) > 0)
 	reach, err := analyze.Reach(ctx, a, analyze.Options{MaxStates: 3})
 	require.NoError(t, err)
 	require.True(t, reach.Partial)
@@ -78,4 +111,5 @@ func TestAStoppedAnswerSaysSo(t *testing.T) {
 	r, err = analyze.Diff(ctx, a, b, analyze.Options{})
 	check(r, err)
 	require.Contains(t, r.Reason, "canceled")
+	require.Empty(t, r.Samples, "nobody waits for them")
 }

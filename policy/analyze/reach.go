@@ -329,24 +329,7 @@ func (r *reacher) visit(m *mode, level int, list []int32, leaf func([]int32), do
 // packet returns the packet on the way.
 func (r *reacher) packet() *flow.Packet {
 	c := newCollector(r.ps, r.sets, r.budget, Options{})
-	one := raw{path: r.group.path, nat: r.group.nat, families: 1 << familyIndex(r.group.family)}
-	s := r.group.spots[0]
-	one.states, one.local, one.other = s.states, s.local, s.other
-	if one.path != flow.Output {
-		one.in = c.kindID(r.ps.in, s.in)
-	}
-	if one.path != flow.Input {
-		one.out = c.kindID(r.ps.out, s.out)
-	}
-	if one.path == flow.Output && one.nat == Translated {
-		one.route = c.kindID(r.ps.out, s.route)
-	}
-	for d, k := range r.cur {
-		if k != nil {
-			one.sets[d] = r.sets.id([]span{{*k, *k}})
-		}
-	}
-	p := c.box(&one)[0].Packet()
+	p := c.packet(r.group, r.group.family, r.cur, func(int) int { return 0 })
 	return &p
 }
 

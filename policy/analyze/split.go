@@ -38,11 +38,24 @@ func (d *diagram) split(f *field, p pairOf, fn func(rs []ranks, p pairOf)) {
 
 // splitter divides the values of one field.
 type splitter struct {
-	d      *diagram
-	f      *field
-	named  []int32 // sets, by local number minus one; 0 is the domain
-	events []uint64
-	open   []int // local numbers of the sets that hold a group
+	d     *diagram
+	f     *field
+	named []int32 // sets, by local number minus one; 0 is the domain
+	open  []int   // local numbers of the sets that hold a group
+}
+
+// splitting is scratch space of splitters until the groups are known.
+type splitting struct {
+	events    []uint64
+	cur       []uint64
+	key       []byte
+	known     map[string]int32
+	intervals []groupInterval
+}
+
+type groupInterval struct {
+	ranks ranks
+	group int32
 }
 
 // valueGroup are values that no set tells apart.
@@ -53,6 +66,7 @@ type valueGroup struct {
 
 // number gives the sets of the lines local numbers, and leaves them in stamp.
 func (s *splitter) number(lists ...[]int32) {
+	s.d.scratch.events = s.d.scratch.events[:0]
 	s.add(s.f.domain, 0)
 	for _, list := range lists {
 		for _, r := range list {
@@ -67,8 +81,9 @@ func (s *splitter) number(lists ...[]int32) {
 }
 
 func (s *splitter) add(rs []ranks, local int) {
+	x := &s.d.scratch
 	for _, r := range rs {
-		s.events = append(s.events, uint64(r.lo)<<32|uint64(local)<<1, uint64(r.hi)<<32|uint64(local)<<1|1)
+		x.events = append(x.events, uint64(r.lo)<<32|uint64(local)<<1, uint64(r.hi)<<32|uint64(local)<<1|1)
 	}
 }
 
@@ -77,35 +92,55 @@ func (s *splitter) groups() []valueGroup {
 	for _, id := range s.named {
 		s.d.stamp[id] = 0
 	}
-	slices.Sort(s.events)
-	var groups []valueGroup
-	known := map[string]int{}
-	cur := make([]uint64, len(s.named)/64+1)
-	var k []byte
-	for i := 0; i < len(s.events); {
-		at := s.events[i] >> 32
-		for ; i < len(s.events) && s.events[i]>>32 == at; i++ {
-			local := uint32(s.events[i]) >> 1
-			if s.events[i]&1 == 0 {
-				cur[local>>6] |= 1 << (local & 63)
+	x := &s.d.scratch
+	slices.Sort(x.events)
+	if len(x.known) > 64 || x.known == nil {
+		x.known = map[string]int32{} // clearing a large one takes as long as it was ever large
+	}
+	clear(x.known)
+	x.intervals = x.intervals[:0]
+	words := len(s.named)/64 + 1
+	x.cur = grown(x.cur, words)
+	clear(x.cur)
+	var all []uint64
+	for i := 0; i < len(x.events); {
+		at := x.events[i] >> 32
+		for ; i < len(x.events) && x.events[i]>>32 == at; i++ {
+			local := uint32(x.events[i]) >> 1
+			if x.events[i]&1 == 0 {
+				x.cur[local>>6] |= 1 << (local & 63)
 			} else {
-				cur[local>>6] &^= 1 << (local & 63)
+				x.cur[local>>6] &^= 1 << (local & 63)
 			}
 		}
-		if i == len(s.events) || cur[0]&1 == 0 {
+		if i == len(x.events) || x.cur[0]&1 == 0 {
 			continue
 		}
-		k = k[:0]
-		for _, w := range cur {
-			k = binary.LittleEndian.AppendUint64(k, w)
+		x.key = x.key[:0]
+		for _, w := range x.cur {
+			x.key = binary.LittleEndian.AppendUint64(x.key, w)
 		}
-		g, ok := known[string(k)]
+		g, ok := x.known[string(x.key)]
 		if !ok {
-			g = len(groups)
-			known[string(k)] = g
-			groups = append(groups, valueGroup{bits: slices.Clone(cur)})
+			g = int32(len(x.known))
+			x.known[string(x.key)] = g
+			all = append(all, x.cur...)
 		}
-		groups[g].ranks = append(groups[g].ranks, ranks{uint32(at), uint32(s.events[i] >> 32)})
+		x.intervals = append(x.intervals, groupInterval{ranks{uint32(at), uint32(x.events[i] >> 32)}, g})
+	}
+	groups := make([]valueGroup, len(x.known))
+	counts := make([]int, len(groups))
+	for _, v := range x.intervals {
+		counts[v.group]++
+	}
+	free := make([]ranks, len(x.intervals))
+	for g := range groups {
+		groups[g] = valueGroup{all[g*words : (g+1)*words], free[:0:counts[g]]}
+		free = free[counts[g]:]
+	}
+	for _, v := range x.intervals {
+		g := &groups[v.group]
+		g.ranks = append(g.ranks, v.ranks)
 	}
 	return groups
 }

@@ -141,7 +141,8 @@ func (m *Maker) Wide(n int) []policy.Rule {
 		nets := func() []netip.Prefix {
 			var ps []netip.Prefix
 			for range 8 {
-				ps = append(ps, m.prefix(9, 14))
+				p := m.prefix(9, 14)
+				ps = append(ps, netip.PrefixFrom(p.Addr(), 9+m.IntN(6)).Masked()) // as wide in IPv6
 			}
 			return ps
 		}
