@@ -3,7 +3,6 @@
 package ebpf
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"maps"
@@ -19,7 +18,7 @@ import (
 
 // Apply implements backends.Backend. The number of generations goes on where an earlier process stopped.
 //
-// The new memory is complete before the programs see it, and they see it at once. Programs that the new policy needs
+// A few members that differ, of the same program, change in place, as ApplyMembers does it. Otherwise the new memory is complete before the programs see it, and they see it at once. Programs that the new policy needs
 // stand at their hooks before, and let everything pass that the old one did not ask about; programs that it needs no
 // more go afterwards.
 func (b *Backend) Apply(ctx context.Context, p *ir.Program, m ir.Members) (backends.Receipt, error) {
@@ -29,6 +28,24 @@ func (b *Backend) Apply(ctx context.Context, p *ir.Program, m ir.Members) (backe
 		return backends.Receipt{}, err
 	}
 	start := time.Now()
+	if cs, ok := b.membersChanges(p, m); ok {
+		r, err := b.changeMembers(ctx, start, cs)
+		if err != nil {
+			return backends.Receipt{}, err
+		}
+		b.last.members, b.last.known = m, true
+		made, err := b.provide(b.last.artifact)
+		if err != nil {
+			return backends.Receipt{}, err
+		}
+		r.Changes += len(made) + b.tidy(b.last.artifact)
+		return r, nil
+	}
+	return b.commit(ctx, start, p, m)
+}
+
+// commit puts a generation in force, unless it is.
+func (b *Backend) commit(ctx context.Context, start time.Time, p *ir.Program, m ir.Members) (backends.Receipt, error) {
 	a, err := render.Render(p, m, b.opts.Render)
 	if err != nil {
 		return backends.Receipt{}, err
@@ -49,7 +66,8 @@ func (b *Backend) Apply(ctx context.Context, p *ir.Program, m ir.Members) (backe
 		if err != nil {
 			return backends.Receipt{}, errors.Join(err, b.remove(made))
 		}
-		b.last.artifact = a // rules may stand in other lines of their files
+		// Rules may stand in other lines of their files.
+		b.last.program, b.last.artifact, b.last.members, b.last.known = p, a, m, true
 		b.origins.Store(b.origins.Load().with(a))
 		return backends.Receipt{
 			Generation: b.gens, Fingerprint: a.Fingerprint(), Changes: len(made) + b.tidy(a),
@@ -60,14 +78,17 @@ func (b *Backend) Apply(ctx context.Context, p *ir.Program, m ir.Members) (backe
 	if lost > 0 {
 		b.log.Warn("not all origins are counted", "without", lost, "counters", b.slots.limit)
 	}
-	want := bytes.Clone(a.Memory)
-	a.Stamp(want, n+1, slots)
-	mem, err := newMemory(len(want))
+	mem, err := newMemory(len(a.Memory))
 	if err != nil {
 		return backends.Receipt{}, &Error{"apply", "memory", err}
 	}
-	copy(mem.bytes, want)
-	made, err := b.provide(a)
+	copy(mem.bytes, a.Memory)
+	a.Stamp(mem.bytes, n+1, slots)
+	live, err := a.Live(mem.bytes, m)
+	var made []linkID
+	if err == nil {
+		made, err = b.provide(a)
+	}
 	if err == nil {
 		if err = b.maps[render.MapGeneration].Put(uint32(0), mem.m); err != nil {
 			err = &Error{"apply", "map " + render.MapGeneration, err}
@@ -82,7 +103,7 @@ func (b *Backend) Apply(ctx context.Context, p *ir.Program, m ir.Members) (backe
 		b.last.memory.close()
 	}
 	b.slots.keep(a.Keys, b.maps[render.MapCounters])
-	b.last = &applied{artifact: a, memory: mem, want: want}
+	b.last = &applied{program: p, artifact: a, memory: mem, live: live, members: m, known: true}
 	b.origins.Store(b.origins.Load().with(a))
 	spare := b.tidy(a)
 	return backends.Receipt{
@@ -93,7 +114,7 @@ func (b *Backend) Apply(ctx context.Context, p *ir.Program, m ir.Members) (backe
 
 // unchanged reports whether the kernel has just what a holds.
 func (b *Backend) unchanged(a *render.Artifact) bool {
-	if b.last == nil || !bytes.Equal(a.Memory, b.last.artifact.Memory) {
+	if b.last == nil || b.last.live == nil || a.Fingerprint() != b.last.live.Fingerprint() {
 		return false
 	}
 	in, err := b.inForce()
@@ -101,7 +122,7 @@ func (b *Backend) unchanged(a *render.Artifact) bool {
 		return false
 	}
 	defer in.close()
-	return len(in.bytes) >= len(b.last.want) && bytes.Equal(in.bytes[:len(b.last.want)], b.last.want)
+	return b.last.live.Equal(in.bytes)
 }
 
 // tidy takes away what a generation that is in force does not need, and sees to the devices. What stays although it

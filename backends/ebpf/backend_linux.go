@@ -44,12 +44,19 @@ type Backend struct {
 
 // applied is what the kernel has.
 type applied struct {
+	program  *ir.Program
 	artifact *render.Artifact
 	memory   *memory
-	want     []byte // what the memory should hold
+	live     *render.Live // what the memory should hold; nil if nobody knows its members
+	members  ir.Members   // that the last Apply was given, if known: ApplyMembers may have changed them since
+	known    bool
+	gone     chan bool // tells when no packet is judged by what was set aside; nil if nothing is waited for
 }
 
-var _ backends.Backend = (*Backend)(nil)
+var (
+	_ backends.Adopter        = (*Backend)(nil)
+	_ backends.MembersApplier = (*Backend)(nil)
+)
 
 // New returns a Backend for a network namespace, and changes nothing there. The error wraps ErrUnavailable if the kernel
 // lacks what is needed.

@@ -13,6 +13,7 @@ import (
 // memory is the map of a generation, which we share with the kernel.
 type memory struct {
 	m      *ebpf.Map
+	id     uint32 // of the map
 	mapped []byte
 	bytes  []byte // what of it is in use
 }
@@ -28,6 +29,12 @@ func newMemory(size int) (*memory, error) {
 
 // mapMemory takes over a map; it is closed if that fails.
 func mapMemory(m *ebpf.Map) (*memory, error) {
+	info, err := m.Info()
+	if err != nil {
+		m.Close()
+		return nil, err
+	}
+	id, _ := info.ID()
 	size := int(m.MaxEntries()) * render.LineSize
 	page := unix.Getpagesize()
 	b, err := unix.Mmap(m.FD(), 0, (size+page-1)/page*page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
@@ -35,7 +42,7 @@ func mapMemory(m *ebpf.Map) (*memory, error) {
 		m.Close()
 		return nil, err
 	}
-	return &memory{m: m, mapped: b, bytes: b[:size]}, nil
+	return &memory{m: m, id: uint32(id), mapped: b, bytes: b[:size]}, nil
 }
 
 func (m *memory) close() {

@@ -3,7 +3,6 @@
 package ebpf
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -39,14 +38,17 @@ func (b *Backend) observe() (backends.State, error) {
 	if b.last == nil {
 		return s, nil
 	}
-	s.Generation, s.Fingerprint = b.gens, b.last.artifact.Fingerprint()
+	s.Generation = b.gens
 	add := func(kind backends.DriftKind, object string) {
 		s.Drift = append(s.Drift, backends.Drift{Kind: kind, Object: object})
+	}
+	if b.last.live != nil {
+		s.Fingerprint = b.last.live.Fingerprint()
 	}
 	switch {
 	case in == nil:
 		add(backends.DriftMissing, "generation")
-	case len(in.bytes) < len(b.last.want) || !bytes.Equal(in.bytes[:len(b.last.want)], b.last.want):
+	case b.last.live == nil || !b.last.live.Equal(in.bytes):
 		add(backends.DriftChanged, "generation")
 	}
 	if err := b.observePlaces(b.last.artifact, add); err != nil {
@@ -164,7 +166,12 @@ func (b *Backend) Adopt(ctx context.Context, p *ir.Program, m ir.Members) (backe
 		b.log.Warn("the kernel does not have what was to be adopted", "differences", len(s.Drift))
 		return s, nil
 	}
-	b.last = &applied{artifact: a, memory: in, want: bytes.Clone(in.bytes)}
+	live, err := a.Live(in.bytes, m)
+	if err != nil {
+		in.close()
+		return backends.State{}, &Error{"adopt", "the generation in force", err}
+	}
+	b.last = &applied{program: p, artifact: a, memory: in, live: live, members: m, known: true}
 	b.origins.Store(b.origins.Load().with(a))
 	s.Generation = b.gens
 	return s, nil

@@ -66,6 +66,10 @@ const (
 // ErrUnavailable is what New returns where the kernel lacks what the package needs. The error is a *FeatureError, too.
 var ErrUnavailable = errors.New("eBPF is not available")
 
+// ErrNotApplied is what ApplyMembers returns if there is nothing whose members could change: before the first Apply, and
+// if somebody else has put a generation in force since.
+var ErrNotApplied = errors.New("no generation of this process is in force")
+
 // FeatureError says what a kernel lacks.
 type FeatureError struct {
 	Feature string // "netfilter BPF links", "the kfunc bpf_dynptr_slice"

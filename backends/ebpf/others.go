@@ -17,7 +17,10 @@ import (
 // Backend cannot exist on this system.
 type Backend struct{}
 
-var _ backends.Backend = (*Backend)(nil)
+var (
+	_ backends.Adopter        = (*Backend)(nil)
+	_ backends.MembersApplier = (*Backend)(nil)
+)
 
 func unavailable() error { return fmt.Errorf("%w on %s", ErrUnavailable, runtime.GOOS) }
 
@@ -29,6 +32,11 @@ func (*Backend) Close() error { return nil }
 
 // Apply returns an error that wraps ErrUnavailable.
 func (*Backend) Apply(context.Context, *ir.Program, ir.Members) (backends.Receipt, error) {
+	return backends.Receipt{}, unavailable()
+}
+
+// ApplyMembers returns an error that wraps ErrUnavailable.
+func (*Backend) ApplyMembers(context.Context, ir.MembersChanges) (backends.Receipt, error) {
 	return backends.Receipt{}, unavailable()
 }
 

@@ -63,7 +63,9 @@ func (t test) axis() Axis {
 
 // An atom is a clause that asks about one axis only: what a rule demands there, or part of it.
 type atom struct {
-	spans  []span    // of an ordered axis: where it holds, as union leaves them
+	spans  []span    // of an ordered axis: where it holds, as union leaves them; nil once built if there are refs
+	refs   []setTest // of addresses: the sets that spans come from
+	fixed  []span    // of addresses, if there are refs: where it holds whatever the members are
 	sets   []setTest // of endpoints: it holds if one of these does
 	names  []bool    // of interfaces: whether it holds, by class
 	absent bool      // of an ordered axis: whether it holds for a packet without value
@@ -90,6 +92,7 @@ type atoms struct {
 	demands   [][]uint32        // atoms, ascending
 	demandIDs map[string]demand
 	setSpans  [][]span
+	declared  []ir.SetID // by index, once built
 }
 
 func newAtoms(p *ir.Program, m ir.Members, names nameClasses) *atoms {
@@ -103,6 +106,20 @@ func newAtoms(p *ir.Program, m ir.Members, names nameClasses) *atoms {
 		a.members = append(a.members, m.Set(s.ID))
 	}
 	return a
+}
+
+// forget lets go of everything that only a build needs: members, and what would keep the program alive.
+func (a *atoms) forget() {
+	a.members, a.setSpans, a.known, a.single, a.demandIDs = nil, nil, nil, nil, nil
+	for i := range a.list {
+		if x := &a.list[i]; len(x.refs) > 0 {
+			x.spans = nil
+		}
+	}
+	for _, s := range a.prog.Sets {
+		a.declared = append(a.declared, s.ID)
+	}
+	a.prog = nil
 }
 
 // demand returns the demand that is made of the given atoms.
@@ -170,15 +187,19 @@ func (a *atoms) atom(axis Axis, tests []test) (uint32, error) {
 
 // key identifies the content of an atom.
 func (x *atom) key(axis Axis) string {
-	k := make([]byte, 0, 2+32*len(x.spans)+5*len(x.sets)+len(x.names))
+	spans := x.spans
+	if len(x.refs) > 0 { // two sets with the same members today are two sets
+		spans = x.fixed
+	}
+	k := make([]byte, 0, 2+32*len(spans)+5*len(x.refs)+5*len(x.sets)+len(x.names))
 	k = append(k, byte(axis))
 	k = appendBool(k, x.absent)
-	for _, s := range x.spans {
+	for _, s := range spans {
 		for _, n := range [...]uint64{s.lo.hi, s.lo.lo, s.hi.hi, s.hi.lo} {
 			k = binary.LittleEndian.AppendUint64(k, n)
 		}
 	}
-	for _, s := range x.sets {
+	for _, s := range slices.Concat(x.refs, x.sets) {
 		k = appendBool(binary.LittleEndian.AppendUint32(k, uint32(s.set)), s.not)
 	}
 	for _, n := range x.names {
@@ -236,11 +257,19 @@ func (a *atoms) spanAtom(tests []test) (atom, error) {
 			// What a packet does not have is in nothing, and so in the complement of everything.
 			s, x.absent = complement(s), true
 		}
+		if set, ok := t.term.(ir.InSet); ok {
+			x.refs = append(x.refs, setTest{a.sets[set.Set], set.Not})
+		} else {
+			x.fixed = union(slices.Concat(x.fixed, s))
+		}
 		if x.spans == nil {
 			x.spans = s
 			continue
 		}
 		x.spans = union(slices.Concat(x.spans, s))
+	}
+	if len(x.refs) == 0 {
+		x.fixed = nil
 	}
 	return x, nil
 }

@@ -21,6 +21,8 @@ func build(p *ir.Program, m ir.Members, limit int) (*Tables, error) {
 	if err := b.entries(p); err != nil {
 		return nil, err
 	}
+	b.conjs.forget()
+	b.tables.conjs = b.conjs
 	return b.tables, nil
 }
 
@@ -280,6 +282,7 @@ func (b *builder) matcher(rules []conjID) uint32 {
 		id = uint32(len(b.tables.Matchers))
 		b.matchers[string(content)] = id
 		b.tables.Matchers = append(b.tables.Matchers, newMatcher(b.conjs, rules))
+		b.tables.rules = append(b.tables.rules, rules)
 	}
 	return id
 }

@@ -35,6 +35,12 @@ func (cs *conjs) id(c conj) conjID {
 	return id
 }
 
+// forget lets go of what only a build needs.
+func (cs *conjs) forget() {
+	cs.known = nil
+	cs.atoms.forget()
+}
+
 // both returns the disjunction of all conjunctions of one of a with one of b.
 func (cs *conjs) both(a, b []conjID) ([]conjID, error) {
 	switch {

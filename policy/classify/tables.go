@@ -32,6 +32,8 @@ type Tables struct {
 	Matchers []Matcher // no two serve the same rules
 
 	names nameClasses
+	conjs *conjs     // of the rules; without members
+	rules [][]conjID // of the matchers
 }
 
 // Entry is what happens at one hook, as in ir.Entry. A settled hook asks Always alone; otherwise Block is asked if

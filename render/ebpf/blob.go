@@ -20,11 +20,17 @@ const maxCells = 1 << 28
 
 var errTooLarge = errors.New("tables are larger than a gigabyte")
 
-// blob is memory under construction.
-type blob struct{ cells []uint32 }
+// blob is memory under construction. With a room, nothing is appended, but what is new goes there.
+type blob struct {
+	cells []uint32
+	room  *room
+}
 
 // lines appends n empty lines and returns the number of the first.
 func (b *blob) lines(n int) uint32 {
+	if b.room != nil {
+		return b.take(n)
+	}
 	b.align(lineCells)
 	at := len(b.cells)
 	b.grow(n * lineCells)
@@ -44,6 +50,11 @@ func (b *blob) align(n int) {
 
 // array appends numbers and returns the cell of the first.
 func (b *blob) array(xs []uint32) uint32 {
+	if b.room != nil {
+		at := b.take(linesFor(len(xs))) * lineCells
+		copy(b.cells[at:], xs)
+		return at
+	}
 	at := uint32(len(b.cells))
 	b.cells = append(b.cells, xs...)
 	return at

@@ -125,7 +125,7 @@ func (e *emitter) endpoint() {
 	const fail = "endpoint.fail"
 	e.mark(fnPoint)
 	e.mov(r6, r1)
-	e.mov(r7, r2) // line
+	e.mov(r7, r2)
 	e.store(fp, -16, r5, asm.DWord)
 	e.field64(r5, fView)
 	e.load(r1, r5, vSrc, asm.DWord)
@@ -162,7 +162,14 @@ func (e *emitter) endpoint() {
 	e.reg(asm.RSh, r8, r3)
 	e.set(r4, -1)
 	e.reg(asm.RSh, r4, r3)
-	e.store(fp, -40, r4, asm.DWord) // the last slot
+	e.imm(asm.And, r4, pointBlock-1)
+	e.store(fp, -40, r4, asm.DWord) // the last slot of the block
+	e.mov(r4, r8)
+	e.imm(asm.RSh, r4, pointShift)
+	e.reg(asm.Add, r7, r4)
+	e.cell(r7, 1, fail)
+	e.load(r7, r0, 0, asm.Word)
+	e.imm(asm.And, r8, pointBlock-1)
 	e.storeImm(fp, -48, maxProbes, asm.DWord)
 	e.mark("endpoint.slot")
 	e.mov(r3, r8)

@@ -43,6 +43,10 @@ type Artifact struct {
 	counted []uint32 // cells of the actions that have an origin
 	origins uint32   // cell
 	options Options
+	sets    []ir.SetDecl
+
+	structure [32]byte
+	sum       render.ElementSum
 }
 
 // LineSize is the size of the values of the map of the generation.
@@ -72,7 +76,7 @@ func Render(p *ir.Program, m ir.Members, o Options) (*Artifact, error) {
 	if err != nil {
 		return nil, tooLarge(err)
 	}
-	a := &Artifact{Origins: p.Origins, Keys: b.keys, tables: t, counted: b.counted, origins: b.origins, options: o}
+	a := &Artifact{Origins: p.Origins, Keys: b.keys, tables: t, counted: b.counted, origins: b.origins, options: o, sets: p.Sets}
 	for _, e := range t.Entries {
 		a.Hooks |= 1 << e.Hook
 		if e.NoTrack {
@@ -81,6 +85,19 @@ func Render(p *ir.Program, m ir.Members, o Options) (*Artifact, error) {
 	}
 	if a.Memory, err = b.bytes(); err != nil {
 		return nil, tooLarge(err)
+	}
+	h := sha256.New()
+	structure := t.Structure()
+	h.Write(structure[:])
+	fmt.Fprintf(h, "%d %d %d", o.Events, o.EventRate, o.EventBurst)
+	for _, k := range b.keys {
+		binary.Write(h, binary.LittleEndian, uint64(k))
+	}
+	a.structure = [32]byte(h.Sum(nil))
+	for _, s := range m.Sets {
+		for _, e := range s.Elements {
+			a.sum.Add(string(s.ID), e)
+		}
 	}
 	return a, nil
 }
@@ -92,10 +109,13 @@ func tooLarge(err error) error {
 	return err
 }
 
-// Fingerprint is the SHA-256 of the memory.
-func (a *Artifact) Fingerprint() string {
-	sum := sha256.Sum256(a.Memory)
-	return hex.EncodeToString(sum[:])
+// Fingerprint identifies what a means: the SHA-256 of its tables without members, which enter as a sum of hashes, so that
+// changes of them can be followed at their own cost.
+func (a *Artifact) Fingerprint() string { return fingerprint(a.structure, a.sum) }
+
+func fingerprint(structure [32]byte, sum render.ElementSum) string {
+	f := sha256.Sum256(sum.AppendTo(structure[:]))
+	return hex.EncodeToString(f[:])
 }
 
 // Needs reports whether the program at p has anything to ask.
@@ -139,6 +159,8 @@ func (a *Artifact) denies(d *classify.Dispatch, name string) bool {
 // No two generations that follow each other may have the same number.
 func (a *Artifact) Stamp(memory []byte, n uint64, slots []uint32) {
 	binary.LittleEndian.PutUint64(memory[4*headNumber:], n)
+	lists := binary.LittleEndian.Uint32(memory[4*headLists:])
+	binary.LittleEndian.PutUint64(memory[4*(lists-listsNumber):], n)
 	for i, s := range slots {
 		binary.LittleEndian.PutUint32(memory[4*(int(a.origins)+originCells*i+originSlot):], s)
 	}
@@ -161,17 +183,19 @@ type Counted struct {
 // is none.
 func ReadOrigins(memory []byte) (uint64, []Counted, error) {
 	cell := func(i int) int { return int(binary.LittleEndian.Uint32(memory[4*i:])) }
-	if len(memory) < lineSize || cell(headMagic) != magic || cell(headLines)*lineSize != len(memory) {
+	if len(memory) < (headFree+1)*4 || cell(headMagic) != magic || cell(headLines)*lineSize != len(memory) {
 		return 0, nil, errors.New("ebpf: not the memory of a generation")
 	}
-	at, n := cell(headOrigins), cell(headCount)
-	if at < 0 || n < 0 || 4*(at+originCells*n) > len(memory) {
-		return 0, nil, errors.New("ebpf: the memory of the generation is damaged")
+	at, n, lists := cell(headOrigins), cell(headCount), cell(headLists)
+	if at < 0 || n < 0 || n > len(memory) || 4*(at+originCells*n) > len(memory) || lists < listsNumber || 4*lists > len(memory) {
+		return 0, nil, errDamaged
 	}
 	out := make([]Counted, n)
 	for i := range out {
 		c := at + originCells*i
 		out[i] = Counted{flow.RuleKey(binary.LittleEndian.Uint64(memory[4*c:])), uint32(cell(c + originSlot))}
 	}
-	return binary.LittleEndian.Uint64(memory[4*headNumber:]), out, nil
+	return binary.LittleEndian.Uint64(memory[4*(lists-listsNumber):]), out, nil
 }
+
+var errDamaged = errors.New("ebpf: the memory of the generation is damaged")

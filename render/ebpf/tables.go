@@ -11,23 +11,29 @@ import (
 	"github.com/hostpolicy/hostpolicy/policy/ir"
 )
 
-// The first lines of the memory. Line 0 is the header, and behind it is one line for each hook, by number.
+// The first lines of the memory. Line 0 is the header, and behind it is one line for each hook, by number. Line 1, for
+// which there is no hook, says what programs need not know.
 const (
+	headFree = lineCells // line from which on nothing was ever in use
+
+	// Before the lines of lists stands the number of the generation, 64 bits: it changes with them.
+	listsNumber = 2
+
 	headMagic   = 0 // cell of the header: magic
 	headHooks   = 1 // hooks that have an entry, bit 1<<hook
 	headEvents  = 2 // Events
 	headCost    = 4 // nanoseconds of a processor's time that an event uses up, 64 bits; 0 is no limit
 	headBurst   = 6 // how many of them may be used at once, 64 bits
 	headNames   = 8 // trie of the names of interfaces, which finds classes instead of cells
-	headLists   = 9 // cell of the lines of lists, by number; the one cell that may change while packets are judged
+	headLists   = 9 // cell of the lines of lists, by number; the one cell that changes while packets are judged
 	headOrigins = 10
 	headCount   = 11 // of origins
 	headLines   = 12 // length of the whole
 	headZero    = 13 // 0, which the verifier does not know
-	headNumber  = 14 // of the generation, 64 bits
+	headNumber  = 14 // of the memory, 64 bits
 	headNoState = 3  // classify.NoState
 
-	magic = 0x32627068 // "hpb2"
+	magic = 0x33627068 // "hpb3"
 
 	entryFlags   = 0 // flagEntry and so on
 	entryDefault = 1 // outcome
@@ -62,7 +68,7 @@ const (
 	listL4      = 8 // trie, and the cell of the row for a packet without value
 	listIn      = 10
 	listOut     = 11 // cell of the rows by class
-	listSrcEnd  = 12 // line of the table of endpoints, its width, and the row of all others
+	listSrcEnd  = 12 // table of endpoints: cell of its blocks, shift of hashes, and the row of all others
 	listDstEnd  = 20
 	listSrc     = 16 // tries of both families
 	listDst     = 18
@@ -166,8 +172,13 @@ func build(t *classify.Tables, p *ir.Program, o Options) (*builder, error) {
 		l[entryDefault], l[entrySettles] = uint32(e.Default), uint32(e.Settles)
 		l[entryField], l[entryLists] = uint32(e.Block.Field), block
 	}
-	lists := b.array(b.lists)
+	b.align(2)
+	lists := b.array(append(make([]uint32, listsNumber), b.lists...)) + listsNumber
 	b.align(lineCells)
+	used := len(b.cells) / lineCells
+	if t.AsksForMembers() {
+		b.grow(lineCells * max(minRoom, used/2))
+	}
 	h := b.line(0, 1)
 	h[headMagic], h[headHooks], h[headEvents] = magic, uint32(hooks), uint32(o.Events)
 	put64(h[headCost:], o.eventCost())
@@ -176,6 +187,7 @@ func build(t *classify.Tables, p *ir.Program, o Options) (*builder, error) {
 	h[headOrigins], h[headCount] = b.origins, uint32(len(p.Origins))
 	h[headNoState] = uint32(classify.NoState)
 	h[headLines] = uint32(len(b.cells) / lineCells)
+	b.cells[headFree] = uint32(used)
 	return b, nil
 }
 
@@ -386,38 +398,60 @@ func (b *builder) dimension(id dimID, d *classify.Dimension) (dimension, error) 
 	return x, nil
 }
 
-// points writes a hash table of endpoints, open addressing: two slots of eight cells in a line, which are the address,
-// then protocol and port, then the row. No endpoint is more than maxProbes slots behind its own.
-func (b *builder) points(d *classify.Dimension, rows []uint32) (line, shift uint32) {
+// A table of endpoints is a hash table, open addressing, in blocks of up to pointBlock slots, so that a change need not
+// write the whole anew. A slot is eight cells: the address, then protocol and port, then the row. An endpoint is in the
+// block of its own slot, and no more than maxProbes slots behind it; the first slot of a block is behind its last.
+const (
+	pointShift = 6
+	pointBlock = 1 << pointShift
+	pointCells = 8
+	pointPort  = 4
+	pointRow   = 5
+)
+
+// points writes a table of endpoints: the cell of the lines of its blocks, and how far a hash must be shifted to be a slot.
+func (b *builder) points(d *classify.Dimension, rows []uint32) (cell, shift uint32) {
 	width := max(1, bits.Len(uint(2*len(d.Points))))
 	for ; ; width++ {
-		slots := make([]uint32, 8<<width)
+		slots := make([]uint32, pointCells<<width)
 		if placePoints(slots, width, d, rows) {
 			at := b.lines(len(slots) / lineCells)
 			copy(b.line(at, len(slots)/lineCells), slots)
-			return at, uint32(64 - width)
+			var blocks []uint32
+			for i := 0; i < 1<<width; i += pointBlock {
+				blocks = append(blocks, at+uint32(i*pointCells/lineCells))
+			}
+			return b.array(blocks), uint32(64 - width)
 		}
 	}
 }
 
 func placePoints(slots []uint32, width int, d *classify.Dimension, rows []uint32) bool {
-	n := uint64(1) << width
+	size := min(1<<width, pointBlock)
 	for _, p := range d.Points {
 		k, port := keyOfAddr(p.Addr), uint32(p.Protocol)<<16|uint32(p.Port)
-		i := pointHash(k, port) >> (64 - width)
-		probes := 1
-		for slots[8*i+4] != 0 {
-			if probes++; probes > maxProbes {
-				return false
-			}
-			i = (i + 1) & (n - 1)
+		at := int(pointHash(k, port) >> (64 - width))
+		block := slots[at/size*size*pointCells:][:size*pointCells]
+		s := freeSlot(block, at%size)
+		if s == nil {
+			return false
 		}
-		s := slots[8*i:]
 		put64(s, k.hi)
 		put64(s[2:], k.lo)
-		s[4], s[5] = port, rows[p.Class]
+		s[pointPort], s[pointRow] = port, rows[p.Class]
 	}
 	return true
+}
+
+// freeSlot returns an empty slot that can be that of an endpoint whose own one is at; nil if there is none.
+func freeSlot(block []uint32, at int) []uint32 {
+	n := len(block) / pointCells
+	for i := range maxProbes {
+		if s := block[(at+i)%n*pointCells:][:pointCells]; s[pointPort] == 0 {
+			return s
+		}
+	}
+	return nil
 }
 
 const (

@@ -172,54 +172,84 @@ func (b *blob) node(cuts []cut, first uint32, lo key, depth int, wide bool) uint
 	if wide {
 		size = 2
 	}
-	at := b.lines(size)
-	below, above := first, cuts[len(cuts)-1].to
-	var starts [4]uint64
-	var values []uint32
-	for v := range 256 {
+	at := b.lines(size) // before those of its children
+	n := node{depth: depth, prefix: lo, below: first, above: cuts[len(cuts)-1].to}
+	mask := byteMask(depth + 1)
+	for v := range n.to {
 		from := lo.with(depth, byte(v))
-		mask := byteMask(depth + 1)
-		to := key{from.hi | ^mask.hi, from.lo | ^mask.lo}
+		to := from.or(mask.not())
 		if len(cuts) > 0 && !from.less(cuts[0].from) {
 			first, cuts = cuts[0].to, cuts[1:]
 		}
-		n := 0
-		for n < len(cuts) && !to.less(cuts[n].from) {
-			n++
+		inside := 0
+		for inside < len(cuts) && !to.less(cuts[inside].from) {
+			inside++
 		}
-		x := first
-		if n > 0 {
-			x = b.trie(cuts[:n], first, wide)
-			first, cuts = cuts[n-1].to, cuts[n:]
+		n.to[v] = first
+		if inside > 0 {
+			n.to[v] = b.trie(cuts[:inside], first, wide)
+			first, cuts = cuts[inside-1].to, cuts[inside:]
 		}
-		if i := len(values); i == 0 || values[i-1] != x {
+	}
+	b.writeNode(at, &n, wide)
+	return isNode | at
+}
+
+// close returns what stands for a node in memory: its one result if it tells nothing apart.
+func (b *blob) close(n *node, kind trieKind) uint32 {
+	one := n.to[0]&isNode == 0 && n.below == n.to[0] && n.above == n.to[0]
+	for _, to := range n.to[1:] {
+		one = one && to == n.to[0]
+	}
+	if one {
+		return n.to[0]
+	}
+	size := 1
+	if kind.wide {
+		size = 2
+	}
+	at := b.lines(size)
+	b.writeNode(at, n, kind.wide)
+	return isNode | at
+}
+
+// writeNode writes a node to its line or lines.
+func (b *blob) writeNode(at uint32, n *node, wide bool) {
+	var starts [4]uint64
+	var room [256]uint32
+	values := room[:0]
+	for v, to := range n.to {
+		if i := len(values); i == 0 || values[i-1] != to {
 			starts[v>>6] |= 1 << (v & 63)
-			values = append(values, x)
+			values = append(values, to)
 		}
 	}
 	cell := b.array(values)
-	l := b.line(at, size)
 	var before uint32
-	n := 0
+	count := 0
+	size := 1
+	if wide {
+		size = 2
+	}
+	l := b.line(at, size)
 	for w, s := range starts {
 		put64(l[2*w:], s)
-		before |= uint32(n) << (8 * w)
-		n += bits.OnesCount64(s)
+		before |= uint32(count) << (8 * w)
+		count += bits.OnesCount64(s)
 	}
-	mask := byteMask(depth)
+	mask := byteMask(n.depth)
 	if wide {
-		put64(l[16:], lo.hi)
-		put64(l[18:], lo.lo)
+		put64(l[16:], n.prefix.hi)
+		put64(l[18:], n.prefix.lo)
 		put64(l[20:], mask.hi)
 		put64(l[22:], mask.lo)
-		if depth >= 8 {
+		if n.depth >= 8 {
 			l[nodeHalf] = 1
 		}
-		l[nodeShift] = uint32(56 - 8*(depth%8))
+		l[nodeShift] = uint32(56 - 8*(n.depth%8))
 	} else {
-		l[nodePrefix], l[nodeMask] = uint32(lo.lo), uint32(mask.lo)
-		l[nodeShift] = uint32(120 - 8*depth)
+		l[nodePrefix], l[nodeMask] = uint32(n.prefix.lo), uint32(mask.lo)
+		l[nodeShift] = uint32(120 - 8*n.depth)
 	}
-	l[nodeValues], l[nodeBefore], l[nodeBelow], l[nodeAbove] = cell, before, below, above
-	return isNode | at
+	l[nodeValues], l[nodeBefore], l[nodeBelow], l[nodeAbove] = cell, before, n.below, n.above
 }

@@ -6,7 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 
-	"github.com/hostpolicy/hostpolicy/policy/ir"
+	"github.com/hostpolicy/hostpolicy/render"
 )
 
 // Fingerprint identifies the content of the ruleset, comments included: a SHA-256 over its text, but for the elements
@@ -43,48 +43,11 @@ func (r *Ruleset) StructureHash() [32]byte {
 	return [32]byte(h.Sum(nil))
 }
 
-// ElementSum is the sum of the hashes of elements, which does not depend on their order. The zero value is that of no
-// elements. Comparable.
-type ElementSum [4]uint64
-
-// Add adds an element of the named set.
-func (s *ElementSum) Add(set string, e ir.Element) {
-	h := elementHash(set, e)
-	for i := range s {
-		s[i] += h[i]
-	}
-}
-
-// Remove takes back an Add.
-func (s *ElementSum) Remove(set string, e ir.Element) {
-	h := elementHash(set, e)
-	for i := range s {
-		s[i] -= h[i]
-	}
-}
-
-func elementHash(set string, e ir.Element) [4]uint64 {
-	var buf [256]byte
-	b := append(buf[:0], set...)
-	b = append(b, 0)
-	b = e.Prefix.AppendTo(b)
-	b = append(b, byte(e.Protocol), byte(e.Port>>8), byte(e.Port))
-	sum := sha256.Sum256(b)
-	var h [4]uint64
-	for i := range sum {
-		h[i/8] = h[i/8]<<8 | uint64(sum[i])
-	}
-	return h
-}
+// ElementSum is the part of the elements.
+type ElementSum = render.ElementSum
 
 // Fingerprint puts the parts of Ruleset.Fingerprint together.
 func Fingerprint(structure [32]byte, sum ElementSum) string {
-	b := structure[:]
-	for _, n := range sum {
-		for i := 56; i >= 0; i -= 8 {
-			b = append(b, byte(n>>i))
-		}
-	}
-	f := sha256.Sum256(b)
+	f := sha256.Sum256(sum.AppendTo(structure[:]))
 	return hex.EncodeToString(f[:])
 }

@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ebpf
+
+import (
+	"encoding/binary"
+	"math/bits"
+)
+
+// Tries change as if they were values: an edit writes new nodes on the way from the root to what differs, and leaves the
+// old ones as they are to those who still follow them.
+
+// reader reads memory that may be damaged.
+type reader struct {
+	cells []uint32
+	bad   bool // something was not as it must be
+}
+
+func readerOf(memory []byte) *reader {
+	r := &reader{cells: make([]uint32, len(memory)/4)}
+	for i := range r.cells {
+		r.cells[i] = binary.LittleEndian.Uint32(memory[4*i:])
+	}
+	return r
+}
+
+// at returns n cells from the given one on; zeros if they are not all there.
+func (r *reader) at(cell uint32, n int) []uint32 {
+	if uint64(cell)+uint64(n) > uint64(len(r.cells)) {
+		r.bad = true
+		return make([]uint32, min(n, pointBlock*pointCells)) // nobody counts on more
+	}
+	return r.cells[cell:][:n]
+}
+
+func get64(cells []uint32) uint64 { return uint64(cells[0]) | uint64(cells[1])<<32 }
+
+// keys are the keys from lo to hi.
+type keys struct{ lo, hi key }
+
+func (s keys) both(t keys) keys {
+	if s.lo.less(t.lo) {
+		s.lo = t.lo
+	}
+	if t.hi.less(s.hi) {
+		s.hi = t.hi
+	}
+	return s
+}
+
+func (k key) next() key {
+	if k.lo++; k.lo == 0 {
+		k.hi++
+	}
+	return k
+}
+
+func (k key) or(m key) key { return key{k.hi | m.hi, k.lo | m.lo} }
+func (k key) not() key     { return key{^k.hi, ^k.lo} }
+
+// node is a node of a trie, opened.
+type node struct {
+	depth        int
+	prefix       key // of depth bytes
+	below, above uint32
+	to           [256]uint32
+	values       uint32 // cell; 0 if it is not in memory
+	count        int    // of values
+}
+
+// keys returns the keys below the node.
+func (n *node) keys() keys { return keys{n.prefix, n.prefix.or(byteMask(n.depth).not())} }
+
+// child returns the keys of one byte.
+func (n *node) child(v int) keys {
+	lo := n.prefix.with(n.depth, byte(v))
+	return keys{lo, lo.or(byteMask(n.depth + 1).not())}
+}
+
+// bytes returns which children the keys of s, which are below the node, are of.
+func (n *node) bytes(s keys) (first, last int) { return int(s.lo.at(n.depth)), int(s.hi.at(n.depth)) }
+
+// open opens a node whose depth is behind that of the node above it.
+func (r *reader) open(ref uint32, kind trieKind, above int) *node {
+	at := ref &^ isNode
+	l := r.at(at*lineCells, lineCells)
+	n := &node{below: l[nodeBelow], above: l[nodeAbove], values: l[nodeValues]}
+	mask := key{}
+	shift, half := int(l[nodeShift]), int(l[nodeHalf])
+	if kind.wide {
+		x := r.at((at+1)*lineCells, lineCells)
+		n.prefix, mask = key{get64(x), get64(x[2:])}, key{get64(x[4:]), get64(x[6:])}
+		n.depth = 8*half + 7 - shift/8
+	} else {
+		n.prefix, mask = key{lo: kind.base | uint64(l[nodePrefix])}, byteMask(12).or(key{lo: uint64(l[nodeMask])})
+		n.depth = 15 - shift/8
+	}
+	if shift%8 != 0 || half > 1 || n.depth <= above || n.depth > 15 || mask != byteMask(n.depth) || n.prefix.and(mask) != n.prefix {
+		r.bad = true
+		return n
+	}
+	var starts [4]uint64
+	for w := range starts {
+		starts[w] = get64(l[2*w:])
+		if int(l[nodeBefore]>>(8*w)&0xff) != n.count {
+			r.bad = true
+		}
+		n.count += bits.OnesCount64(starts[w])
+	}
+	if starts[0]&1 == 0 || r.bad {
+		r.bad = true
+		return n
+	}
+	values := r.at(n.values, n.count)
+	i := -1
+	for v := range n.to {
+		if starts[v>>6]>>(v&63)&1 != 0 {
+			i++
+		}
+		n.to[v] = values[i]
+	}
+	return n
+}
+
+// trieKind says what the keys of a trie are.
+type trieKind struct {
+	wide bool
+	base uint64 // what stands above keys of 32 bits
+	all  keys
+}
+
+var (
+	numbersTrie = trieKind{all: keys{key{}, key{lo: 1<<32 - 1}}}
+	v4Trie      = trieKind{base: mapped << 32, all: keys{firstMapped, lastMapped}}
+	v6Trie      = trieKind{wide: true, all: keys{key{}, lastKey}}
+)
+
+// runs calls f for the runs of keys of a trie within s. Neighbours may have the same result.
+func (r *reader) runs(ref uint32, kind trieKind, s keys, f func(from key, to uint32)) {
+	r.runsBelow(ref, kind, -1, kind.all, s, f)
+}
+
+func (r *reader) runsBelow(ref uint32, kind trieKind, above int, all, s keys, f func(from key, to uint32)) {
+	s = s.both(all)
+	if s.hi.less(s.lo) || r.bad {
+		return
+	}
+	if ref&isNode == 0 {
+		f(s.lo, ref)
+		return
+	}
+	n := r.open(ref, kind, above)
+	if r.bad {
+		return
+	}
+	own := n.keys()
+	if s.lo.less(own.lo) {
+		f(s.lo, n.below)
+	}
+	if inside := s.both(own); !inside.hi.less(inside.lo) {
+		first, last := n.bytes(inside)
+		for v := first; v <= last; v++ {
+			if ref := n.to[v]; ref&isNode == 0 && v > first && ref == n.to[v-1] {
+				continue
+			}
+			r.runsBelow(n.to[v], kind, n.depth, n.child(v), inside, f)
+		}
+	}
+	if own.hi.less(s.hi) {
+		from := own.hi.next()
+		if from.less(s.lo) {
+			from = s.lo
+		}
+		f(from, n.above)
+	}
+}
+
+// edit is what a trie gets for some keys, which are those of a prefix.
+type edit struct {
+	keys
+	cuts []cut // sorted; the first one is at the first key
+}
+
+// within returns the part of e that concerns keys of s.
+func (e *edit) within(s keys) edit {
+	out := edit{keys: e.both(s)}
+	for i, c := range e.cuts {
+		switch {
+		case out.hi.less(c.from):
+			return out
+		case out.lo.less(c.from):
+			out.cuts = append(out.cuts, c)
+		case i+1 == len(e.cuts) || out.lo.less(e.cuts[i+1].from):
+			out.cuts = append(out.cuts, cut{out.lo, c.to})
+		}
+	}
+	return out
+}
+
+// edit returns the trie in which e is changed, for the keys of all. It does not change nodes, but retires them.
+func (l *Live) edit(ref uint32, kind trieKind, above int, all keys, e edit) uint32 {
+	if ref&isNode == 0 {
+		return l.fresh(kind, all, e, ref, ref)
+	}
+	n := l.r.open(ref, kind, above)
+	if l.r.bad || l.room.full {
+		return ref
+	}
+	own := n.keys()
+	switch {
+	case e.hi.less(own.lo) || own.hi.less(e.lo):
+		// Beside the node: one above both.
+		d := 0
+		for e.lo.at(d) == own.lo.at(d) {
+			d++
+		}
+		m := node{depth: d, prefix: own.lo.and(byteMask(d)), below: n.below, above: n.above}
+		for v := range m.to {
+			switch at := int(own.lo.at(d)); {
+			case v < at:
+				m.to[v] = n.below
+			case v == at:
+				m.to[v] = ref
+			default:
+				m.to[v] = n.above
+			}
+		}
+		return l.editNode(&m, kind, e)
+	case !own.lo.less(e.lo) && !e.hi.less(own.hi):
+		l.retireAll(ref, kind, above)
+		return l.fresh(kind, all, e, n.below, n.above)
+	}
+	out := l.editNode(n, kind, e)
+	l.retireNode(ref, n, kind)
+	return out
+}
+
+// fresh returns a new trie: e with other results before and behind it.
+func (l *Live) fresh(kind trieKind, all keys, e edit, before, behind uint32) uint32 {
+	first, cuts := before, e.cuts
+	if !all.lo.less(e.lo) {
+		first, cuts = cuts[0].to, cuts[1:]
+	}
+	if e.hi.less(all.hi) {
+		cuts = append(cuts[:len(cuts):len(cuts)], cut{e.hi.next(), behind})
+	}
+	var some []cut
+	last := first
+	for _, c := range cuts {
+		if c.to != last {
+			some = append(some, c)
+			last = c.to
+		}
+	}
+	return l.trie(some, first, kind.wide)
+}
+
+// editNode changes children of n, and returns what stands for it in memory.
+func (l *Live) editNode(n *node, kind trieKind, e edit) uint32 {
+	first, last := n.bytes(e.keys)
+	for v := first; v <= last; v++ {
+		s := n.child(v)
+		n.to[v] = l.edit(n.to[v], kind, n.depth, s, e.within(s))
+	}
+	return l.close(n, kind)
+}
+
+// retireNode retires what a node takes itself.
+func (l *Live) retireNode(ref uint32, n *node, kind trieKind) {
+	lines := 1
+	if kind.wide {
+		lines = 2
+	}
+	l.room.retire(ref&^isNode, lines)
+	if n.values%lineCells == 0 {
+		l.room.retire(n.values/lineCells, linesFor(n.count))
+	}
+}
+
+func (l *Live) retireAll(ref uint32, kind trieKind, above int) {
+	if ref&isNode == 0 {
+		return
+	}
+	n := l.r.open(ref, kind, above)
+	for v, to := range n.to {
+		if v == 0 || to != n.to[v-1] {
+			l.retireAll(to, kind, n.depth)
+		}
+	}
+	l.retireNode(ref, n, kind)
+}
