@@ -405,13 +405,14 @@ const (
 	pointShift = 6
 	pointBlock = 1 << pointShift
 	pointCells = 8
+	minPoints  = 5 // two to this power are slots for endpoints that come later
 	pointPort  = 4
 	pointRow   = 5
 )
 
 // points writes a table of endpoints: the cell of the lines of its blocks, and how far a hash must be shifted to be a slot.
 func (b *builder) points(d *classify.Dimension, rows []uint32) (cell, shift uint32) {
-	width := max(1, bits.Len(uint(2*len(d.Points))))
+	width := max(minPoints, bits.Len(uint(2*len(d.Points))))
 	for ; ; width++ {
 		slots := make([]uint32, pointCells<<width)
 		if placePoints(slots, width, d, rows) {
