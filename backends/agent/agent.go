@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"path/filepath"
 	"sync"
 
 	"github.com/hostpolicy/hostpolicy/backends"
@@ -38,6 +39,7 @@ type Agent struct {
 	recheck bool // somebody asked to look for drift
 	desired
 	actual
+	memory memory
 }
 
 // New returns an Agent that does nothing yet. Errors wrap ErrOptions.
@@ -54,8 +56,11 @@ func New(o Options) (*Agent, error) {
 		opts: o, log: o.Logger, changed: make(chan struct{}),
 		desired: desired{
 			objects: map[hostendpoint.ID]hostendpoint.Object{}, good: map[hostendpoint.ID]hostendpoint.Object{},
-			held: map[hostendpoint.ID]error{}, dirty: map[hostendpoint.ID]bool{},
+			held: map[hostendpoint.ID]error{}, dirty: map[hostendpoint.ID]bool{}, stuck: map[hostendpoint.ID]string{},
 		},
+	}
+	if o.StateDir != "" {
+		a.memory.dir = filepath.Join(o.StateDir, "good")
 	}
 	a.in.init()
 	return a, nil

@@ -5,18 +5,11 @@ package agent_test
 import (
 	"context"
 	"flag"
-	"fmt"
-	"os"
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
-	"github.com/hostpolicy/hostpolicy/backends"
 	"github.com/hostpolicy/hostpolicy/backends/agent/agenttest"
-	"github.com/hostpolicy/hostpolicy/backends/ebpf"
-	"github.com/hostpolicy/hostpolicy/backends/iptables"
-	"github.com/hostpolicy/hostpolicy/backends/nftables"
 	"github.com/hostpolicy/hostpolicy/backends/store"
 	"github.com/hostpolicy/hostpolicy/backends/store/file"
 	"github.com/hostpolicy/hostpolicy/backends/store/memory"
@@ -25,37 +18,7 @@ import (
 var sequences = flag.Int("sequences", 6, "how many random sequences of edits to enforce with each backend and datastore")
 
 // openers are the backends under test.
-var openers = map[string]func(t testing.TB, netns int) backends.Backend{
-	"nftables": func(t testing.TB, netns int) backends.Backend {
-		b, err := nftables.New(nftables.Options{NetNS: netns})
-		require.NoError(t, err)
-		return b
-	},
-	"ebpf": func(t testing.TB, netns int) backends.Backend {
-		// One directory for each namespace, so that backends that follow each other find what is pinned.
-		var st unix.Stat_t
-		require.NoError(t, unix.Fstat(netns, &st))
-		b, err := ebpf.New(ebpf.Options{NetNS: netns, Path: fmt.Sprintf("%s-test/agent_%d_%d", ebpf.DefaultPath, os.Getpid(), st.Ino)})
-		require.NoError(t, err)
-		t.Cleanup(func() {
-			b, err := ebpf.New(ebpf.Options{NetNS: netns, Path: fmt.Sprintf("%s-test/agent_%d_%d", ebpf.DefaultPath, os.Getpid(), st.Ino)})
-			require.NoError(t, err)
-			require.NoError(t, b.Teardown(context.Background()))
-			require.NoError(t, b.Close())
-		})
-		return b
-	},
-	"iptables-nft": func(t testing.TB, netns int) backends.Backend {
-		b, err := iptables.New(iptables.Options{NetNS: netns, Variant: iptables.NFT})
-		require.NoError(t, err)
-		return b
-	},
-	"iptables-legacy": func(t testing.TB, netns int) backends.Backend {
-		b, err := iptables.New(iptables.Options{NetNS: netns, Variant: iptables.Legacy})
-		require.NoError(t, err)
-		return b
-	},
-}
+var openers = agenttest.Backends()
 
 // stores are the datastores of this module.
 var stores = map[string]func(t testing.TB) store.Store{

@@ -13,6 +13,7 @@ import (
 
 	"github.com/hostpolicy/hostpolicy/backends"
 	"github.com/hostpolicy/hostpolicy/backends/confirm"
+	"github.com/hostpolicy/hostpolicy/hostendpoint"
 	"github.com/hostpolicy/hostpolicy/policy"
 	"github.com/hostpolicy/hostpolicy/policy/compile"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
@@ -300,15 +301,19 @@ func (a *Agent) succeeded(ctx context.Context, c *Change, k backends.Receipt) {
 		}
 	}
 	a.generation, a.receipt, a.suspect, a.forced = g, r.Kernel, false, false
+	var better []hostendpoint.ID // whose good version is another now
 	for id := range a.dirty {
 		if a.held[id] != nil {
 			continue
 		}
-		if o := a.objects[id]; o != nil {
-			a.good[id] = o
-		} else {
+		if o := a.objects[id]; o == nil {
 			delete(a.good, id)
+		} else if errs, _ := o.Check(); len(errs) > 0 { // the engine has kept the version before, if there was one
+			continue
+		} else {
+			a.good[id] = o
 		}
+		better = append(better, id)
 	}
 	clear(a.dirty)
 	a.wait, a.failures, a.noticed = 0, 0, time.Time{}
@@ -327,6 +332,9 @@ func (a *Agent) succeeded(ctx context.Context, c *Change, k backends.Receipt) {
 		a.problems(s)
 	})
 	a.ahead = ahead{}
+	for _, id := range better {
+		a.keep(id)
+	}
 }
 
 // stop leaves what OnStop says.

@@ -25,6 +25,8 @@ type desired struct {
 	good    map[hostendpoint.ID]hostendpoint.Object // as they were enforced last
 	held    map[hostendpoint.ID]error               // those whose newest version is not in the engine
 	dirty   map[hostendpoint.ID]bool                // changed since the last success
+	was     map[hostendpoint.ID]kept                // by the process before; nil once the datastore was read
+	stuck   map[hostendpoint.ID]string              // of objects that are of was: the file they came from
 	ahead   ahead
 
 	heldSince time.Time // when those held back were last looked at
@@ -67,7 +69,9 @@ func (a *Agent) takeIn(ctx context.Context, l *letters) bool {
 		}
 		a.dirty[id] = true
 		delete(a.held, id)
+		delete(a.stuck, id)
 	}
+	a.recover(l)
 	if l.host != nil {
 		a.takeHost(l.host)
 	}
@@ -84,7 +88,8 @@ func (a *Agent) missing(l *letters) []hostendpoint.ID {
 	}
 	var out []hostendpoint.ID
 	for id := range a.objects {
-		if _, ok := l.objects[id]; !ok && !l.all[id] {
+		_, stuck := a.stuck[id]
+		if _, ok := l.objects[id]; !ok && !l.all[id] && !stuck {
 			out = append(out, id)
 		}
 	}

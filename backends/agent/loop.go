@@ -15,6 +15,7 @@ func (a *Agent) loop(ctx context.Context) {
 	defer timer.Stop()
 	last := time.Duration(0) // what the last pass took
 	a.recall()
+	a.remember()
 	for {
 		timer.Reset(a.due())
 		select {

@@ -56,6 +56,11 @@ type Options struct {
 	// this process runs (backends.Booter). The Agent takes over from it. Its directory must exist; "" is no file.
 	BootFile string
 
+	// StateDir is a directory, made if it is missing, in which the last good version of every object is kept for the next
+	// process, which needs them for objects of which the datastore has only versions by then that nothing can use. It takes
+	// what the documents take, and a file is written for each object that changes; "" is none. It may be that of the Guard.
+	StateDir string
+
 	// BeforeApply is asked before a change is applied. An error blocks it: the last generation stays in force, Status
 	// shows the error as Blocked, and the question is put again after the next change, a retry time, or Force. It is called
 	// by the goroutine of Run.

@@ -44,10 +44,11 @@ type Status struct {
 
 	Pending *confirm.Pending // what is enforced and waits to be confirmed; nil if nothing does
 
-	Adopted *backends.State // what was found in the kernel at the start; nil if the Backend does not say
-	Drift   Drift
-	BootErr error // why BootFile is out of date; nil if it is not, or not for long
-	Panics  int   // how many were caught; each is a defect
+	Adopted  *backends.State // what was found in the kernel at the start; nil if the Backend does not say
+	Drift    Drift
+	StateErr error // why StateDir lacks a good version; nil if the last was kept
+	BootErr  error // why BootFile is out of date; nil if it is not, or not for long
+	Panics   int   // how many were caught; each is a defect
 }
 
 // Held is an object whose newest version no dataplane program can hold. The last version that was enforced stays in force.

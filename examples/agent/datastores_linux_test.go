@@ -3,35 +3,36 @@
 package main
 
 import (
+	"context"
 	"flag"
 	"log/slog"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/hostpolicy/hostpolicy/backends"
 	"github.com/hostpolicy/hostpolicy/backends/agent/agenttest"
-	"github.com/hostpolicy/hostpolicy/backends/nftables"
 	"github.com/hostpolicy/hostpolicy/backends/store/kube"
 	"github.com/hostpolicy/hostpolicy/backends/store/storetest"
 )
 
-var sequences = flag.Int("sequences", 3, "how many random sequences of edits to enforce with each datastore")
+var sequences = flag.Int("sequences", 3, "how many random sequences of edits to enforce with each datastore and backend")
 
 // What the agent opens by its flags leads, whatever the edits, where a compiler would get from nothing.
 func TestDatastores(t *testing.T) {
 	edit := func(t *testing.T, datastore string) {
-		c := &config{datastore: datastore}
-		c.Logger = slog.New(slog.DiscardHandler)
-		s, done, err := c.openStore(t.Context())
-		require.NoError(t, err)
-		defer done()
-		agenttest.Edits{Store: s, Sequences: *sequences, Seed: 7, Open: func(t testing.TB, netns int) backends.Backend {
-			b, err := nftables.New(nftables.Options{NetNS: netns})
-			require.NoError(t, err)
-			return b
-		}}.Run(t)
+		for name, open := range agenttest.Backends() {
+			t.Run(name, func(t *testing.T) {
+				c := &config{datastore: datastore}
+				c.Logger = slog.New(slog.DiscardHandler)
+				ctx, cancel := context.WithCancel(t.Context())
+				s, done, err := c.openStore(ctx)
+				require.NoError(t, err)
+				defer func() { cancel(); done() }()
+				agenttest.Edits{Store: s, Sequences: *sequences, Seed: 7, Open: open}.Run(t)
+			})
+		}
 	}
+	t.Run("file", func(t *testing.T) { edit(t, "file:"+t.TempDir()) })
 	t.Run("etcd", func(t *testing.T) {
 		_, url := storetest.StartEtcd(t, []string{storetest.DebianEtcd}, "http")
 		storetest.EtcdReady(t, url)

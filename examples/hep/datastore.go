@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"strings"
 	"time"
@@ -36,6 +37,7 @@ Exit codes: 0 done; 1 the datastore or the rules say no (invalid, does not exist
 type datastore struct {
 	at     string
 	native bool
+	log    *slog.Logger // nil is silence
 }
 
 func (d *datastore) flags(cmd *cobra.Command, name, usage string) {
@@ -74,7 +76,7 @@ func (d *datastore) open(ctx context.Context) (store.Driver, func(), error) {
 		return driver, func() {}, err
 	case kind == "file" && rest != "":
 		ctx, cancel := context.WithCancel(ctx)
-		driver, err := file.Open(ctx, rest, file.Options{})
+		driver, err := file.Open(ctx, rest, file.Options{Log: d.log})
 		if err != nil {
 			cancel()
 			if errors.Is(err, os.ErrNotExist) {

@@ -74,6 +74,7 @@ func everything(t *testing.T, a place) {
 		}))
 	})
 	t.Run("watch", func(t *testing.T) { watchAcrossRestart(t, a) })
+	t.Run("run", func(t *testing.T) { runEnforces(t, a) })
 }
 
 // newCluster starts an API server, into which hep installs what it needs.

@@ -19,7 +19,6 @@ import (
 	"github.com/hostpolicy/hostpolicy/backends/liveflow"
 	"github.com/hostpolicy/hostpolicy/backends/netif"
 	"github.com/hostpolicy/hostpolicy/backends/store"
-	"github.com/hostpolicy/hostpolicy/backends/store/file"
 	"github.com/hostpolicy/hostpolicy/examples/serve"
 	"github.com/hostpolicy/hostpolicy/hostendpoint"
 	"github.com/hostpolicy/hostpolicy/policy/policytest"
@@ -27,6 +26,7 @@ import (
 
 func runCommand(out *output, stdin *os.File) *cobra.Command {
 	in := &input{stdin: stdin}
+	var ds datastore
 	var t target
 	o := agent.Options{}
 	var g gateFlags
@@ -34,29 +34,35 @@ func runCommand(out *output, stdin *os.File) *cobra.Command {
 	var listen string
 	var verbose bool
 	cmd := &cobra.Command{
-		Use:   "run -f DIR",
-		Short: "Enforce a directory of documents for as long as it runs, as they and the host change",
-		Long: `run follows a directory of documents and the interfaces of this host, and has the kernel enforce what they say at
-every moment. It mends what others do to its rules, keeps the last good version of a document that is broken, and takes
+		Use:   "run {-f DIR | --datastore DATASTORE}",
+		Short: "Enforce a datastore for as long as it runs, as its objects and the host change",
+		Long: `run follows a datastore, or a directory of documents, and the interfaces of this host, and has the kernel enforce what
+they say at every moment. It mends what others do to its rules, keeps the last good version of a document that is broken, and takes
 over what an earlier hep left. Each generation that the kernel takes is a line.
 
 A change that would cut a guarded flow (see hep lockout) is not applied: the line says which one and by which rule, and
-the last generation stays until the documents or the flow go away.`,
+the last generation stays until the documents or the flow go away.
+` + datastoreHelp,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
-			if len(in.files) != 1 {
-				return errors.New("give one directory: -f DIR")
+			switch {
+			case len(in.files) == 1 && ds.at == "":
+				ds.at = "file:" + in.files[0]
+			case len(in.files) != 0 || ds.at == "":
+				return errors.New("give one datastore, --datastore file:DIR, etcd:URL[,URL] or kube[:CONTEXT], or one directory, -f DIR")
 			}
 			level := slog.LevelWarn
 			if verbose {
 				level = slog.LevelDebug
 			}
 			o.Logger = slog.New(slog.NewTextHandler(out.err, &slog.HandlerOptions{Level: level}))
-			d, err := file.Open(ctx, in.files[0], file.Options{Log: o.Logger})
+			ds.log = o.Logger
+			d, closeStore, err := ds.open(context.WithoutCancel(ctx)) // the agent ends first
 			if err != nil {
-				return err
+				return answer(err)
 			}
+			defer closeStore()
 			o.Store = store.New(d, store.Options{Log: o.Logger})
 			var described *hostendpoint.Host
 			if in.host != "" {
@@ -82,6 +88,9 @@ the last generation stays until the documents or the flow go away.`,
 			}
 			o.Backend = b
 			if o.Guard, err = t.guard(ctx, b, o.Config); err != nil {
+				return err
+			}
+			if o.StateDir, err = t.stateDir(); err != nil {
 				return err
 			}
 			if within > 0 {
@@ -112,6 +121,8 @@ the last generation stays until the documents or the flow go away.`,
 		},
 	}
 	in.flags(cmd)
+	ds.flags(cmd, "datastore", "what to enforce")
+	ds.nativeFlag(cmd)
 	t.flags(cmd)
 	g.flags(cmd)
 	cmd.Flags().StringVar(&listen, "listen", "", "serve status, health, counters and metrics over HTTP at this address, such as 127.0.0.1:9091")

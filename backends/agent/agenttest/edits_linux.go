@@ -28,24 +28,26 @@ const Patience = 2 * time.Minute
 
 // Edits are random edits.
 type Edits struct {
-	Store     store.Store                                    // empty, or used by Edits alone
-	Open      func(t testing.TB, netns int) backends.Backend // closed by Edits if it is an io.Closer
-	Sequences int                                            // how many; after each the kernel is compared
-	Seed      uint64                                         // of what is random
-	Options   func(*agent.Options)                           // nil, or what to change about the agent
-	Between   func(m *Machine, sequence int)                 // nil, or what else to do between sequences, while the agent runs
+	Store     store.Store                    // empty, or used by Edits alone
+	Open      Opener                         // what it opens is closed by Edits if it is an io.Closer
+	Sequences int                            // how many; after each the kernel is compared
+	Seed      uint64                         // of what is random
+	Options   func(*agent.Options)           // nil, or what to change about the agent
+	Between   func(m *Machine, sequence int) // nil, or what else to do between sequences, while the agent runs
 }
 
 // node is the name of the host.
 const node = "host-a"
 
-// Run edits resources, interfaces and addresses at random while an agent runs, and stops and starts it. After each
+// Run edits resources, interfaces and addresses at random while an agent runs, and stops and starts it. Packets come in
+// all the while. After each
 // sequence of edits the kernel must have what a compiler makes of the resources and the host as they are, from nothing.
 func (e Edits) Run(t *testing.T) {
 	r := &editing{Edits: e, T: t, rand: rand.New(rand.NewPCG(e.Seed, 0)), machine: NewMachine(t), links: map[string][]string{}}
 	var err error
 	r.monitor, err = netif.New(netif.Options{Node: node, NetNS: int(r.machine.Host.Fd())})
 	require.NoError(t, err)
+	defer r.machine.traffic()()
 	r.scratch = e.Open(t, int(NewNetns(t).Fd()))
 	defer closeBackend(r.scratch)
 	r.start()

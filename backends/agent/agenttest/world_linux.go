@@ -11,6 +11,7 @@ import (
 	"os"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
@@ -108,6 +109,33 @@ func (m *Machine) AddLink(name string, addrs ...string) {
 		require.NoError(m, err)
 		require.NoError(m, m.peer.AddrAdd(l, &netlink.Addr{IPNet: &net.IPNet{IP: other, Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}, Flags: unix.IFA_F_NODAD}))
 	}
+}
+
+// traffic has packets come in on an interface of its own until the function is called, 1,000 or so in a second.
+func (m *Machine) traffic() (stop func()) {
+	m.AddLink("busy0", "10.7.0.1/24")
+	var c net.Conn
+	In(m, m.Peer, func() (err error) {
+		c, err = net.Dial("udp4", "10.7.0.1:7")
+		return err
+	})
+	end, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			for range 10 {
+				_, _ = c.Write(make([]byte, 18)) // refused or denied, and that is no matter
+			}
+			select {
+			case <-tick.C:
+			case <-end:
+				return
+			}
+		}
+	}()
+	return func() { close(end); <-ended; c.Close() }
 }
 
 func ipNet(s string) *net.IPNet {

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostpolicy/hostpolicy/backends/lab"
+)
+
+// runEnforces has hep run enforce a datastore by every backend, while hep changes what is in there.
+func runEnforces(t *testing.T, a place) {
+	t.Setenv("KUBECONFIG", a.kubeconfig)
+	flags := []string{"--datastore=" + a.datastore}
+	if a.native {
+		flags = append(flags, "--native")
+	}
+	doc := filepath.Join(t.TempDir(), "shop.yaml")
+	write := func(action string) {
+		t.Helper()
+		require.NoError(t, os.WriteFile(doc, []byte(strings.Replace(fmt.Sprintf(shopPolicy, action), ", profiles: [gone]", "", 1)), 0o600))
+		hep(t, append([]string{"apply", "-f", doc}, flags...)...)
+	}
+	for _, backend := range backendNames {
+		t.Run(backend, func(t *testing.T) {
+			pair, err := lab.NewPair()
+			require.NoError(t, err, "this test needs root")
+			defer pair.Close()
+			write("Allow")
+			here := []string{"--netns", fmt.Sprintf("/proc/self/fd/%d", pair.Host.FD()), "--backend", backend, "--state", t.TempDir()}
+			ctx, cancel := context.WithCancel(t.Context())
+			var said safeBuffer
+			ended := make(chan int)
+			go func() {
+				ended <- run(ctx, append(append([]string{"run", "--node", "host-a", "--on-stop", "open"}, flags...), here...), &output{out: &said, err: &said, format: "table"}, nil)
+			}()
+			until := func(want string) {
+				t.Helper()
+				require.Eventually(t, func() bool { return strings.Contains(said.String(), want) }, time.Minute, 20*time.Millisecond, "%s: %s", want, &said)
+			}
+			until("enforced     1")
+			write("Deny") // one change, one generation
+			until("enforced     2")
+			hep(t, append([]string{"delete", "gnp", "access"}, flags...)...)
+			until("enforced     3")
+			cancel()
+			require.Zero(t, <-ended, said.String())
+			require.Equal(t, 3, strings.Count(said.String(), "enforced"), said.String())
+		})
+	}
+}
