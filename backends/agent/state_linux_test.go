@@ -34,7 +34,9 @@ func TestRestartKeepsLastGoodVersions(t *testing.T) {
 		t.Cleanup(func() { cancel(); <-d.Done() })
 		return start(t, agent.Options{Store: store.New(d, store.Options{}), Host: agent.FixedHost(hostA), Backend: newNFT(t, int(ns.Fd())), StateDir: state})
 	}
-	enforcing := func(a *running) { a.until(t, "enforcing", func(s agent.Status) bool { return s.Phase == agent.Enforcing }) }
+	enforcing := func(a *running) {
+		a.until(t, "enforcing", func(s agent.Status) bool { return s.Phase == agent.Enforcing })
+	}
 	rules := func() string { return nft(t, ns, "list", "ruleset") }
 	kept := func() int {
 		files, err := filepath.Glob(filepath.Join(state, "good", "*.yaml"))
