@@ -66,7 +66,7 @@ func ExampleReach() {
 	// Output:
 	// policy:default/web/ingress[0] decides []
 	// default:eth0/ingress decides []
-	// policy:default/late/ingress[0] shadowed [policy:default/web/ingress[0] default:eth0/ingress]
+	// policy:default/late/ingress[0] shadowed [default:eth0/ingress]
 }
 
 func ExampleWho() {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
 	"github.com/hostpolicy/hostpolicy/policy/flow"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
 )
@@ -25,8 +26,10 @@ type Rule struct {
 	// Redundant says of the rule of a policy or profile that without it every packet would have the verdict that it has.
 	// True of those that are Shadowed or Empty. Rules that log are never called redundant otherwise.
 	Redundant bool
-	// By are the rules that take its packets: those that come first if it is Shadowed; those that would decide instead
-	// of it if it is Redundant and not dead. In the order in which packets meet them.
+	// By are the rules that take its packets, in the order in which packets meet them. If it is Shadowed, they come before
+	// it, and none can be left out: without all other rules that take packets of it it would still be dead, and without
+	// any one of them more it would not be (unless the work was stopped: then there may be more of them than it takes).
+	// If it is Redundant and not dead, they are all those that would decide instead of it.
 	By []flow.Origin
 	// Through are the rules with action Pass one of which every packet met that reaches this rule; nil if some packet
 	// reaches it without.
@@ -81,6 +84,10 @@ func Reach(ctx context.Context, in Input, o Options) (*Reachability, error) {
 		}
 	}
 	out := &Reachability{Extent: a.extent()}
+	whole := a.reason == ""
+	if complete {
+		r.shadows()
+	}
 	logs := logging(in.Program)
 	for i, origin := range a.sides[0].origins {
 		x := &r.rules[i+1]
@@ -99,7 +106,7 @@ func Reach(ctx context.Context, in Input, o Options) (*Reachability, error) {
 		if complete {
 			rule.By = r.named(x.by)
 			isRule := origin.Kind == flow.OriginPolicy || origin.Kind == flow.OriginProfile
-			rule.Redundant = isRule && (rule.Status.Dead() || a.reason == "" && !x.matters && !logs[i+1])
+			rule.Redundant = isRule && (rule.Status.Dead() || whole && !x.matters && !logs[i+1])
 			if !rule.Redundant && !rule.Status.Dead() {
 				rule.By = nil
 			}
@@ -133,10 +140,13 @@ type reacher struct {
 	*analysis
 	ps    *places
 	rules []reached // by OriginID
+	dead  []shadow  // in the order of chains
 
 	// Of the chain at hand.
 	d       *diagram
+	classes []int32
 	group   *group
+	family  inet.Family
 	visited map[string]bool
 	cur     [numDims]*key // the packet on the way, as far as it is settled
 	portful bool
@@ -144,7 +154,7 @@ type reacher struct {
 }
 
 type reached struct {
-	present          bool // in some chain
+	present          bool // some packet matches it if nothing stands before it
 	decides, matches *flow.Packet
 	direct           bool    // some packet matches it that met no Pass before
 	through          []int32 // origins that pass, one of which some packet met before; sorted
@@ -179,10 +189,16 @@ func (r *reacher) eachChain(f func(g *group, c chain)) error {
 
 // walk finds packets for the rules of a chain, until nothing new can be found.
 func (r *reacher) walk(g *group, c chain) {
+	r.begin(g, g.family, c)
+	noPorts := minus(allL4, portProtocols)
 	for i := range c {
-		r.rules[c[i].origin].present = true
+		l4 := allL4
+		if id := c[i].sets[dimL4]; id != 0 {
+			l4 = r.sets.list[id]
+		}
+		x := &r.rules[c[i].origin]
+		x.present = x.present || !r.d.modes[0].dead[i] && meet(l4, portProtocols) || !r.d.modes[1].dead[i] && meet(l4, noPorts)
 	}
-	r.begin(g, c)
 	all := make([]int32, len(c))
 	for i := range all {
 		all[i] = int32(i)
@@ -263,9 +279,12 @@ func (r *reacher) known(list []int32) bool {
 	return true
 }
 
-func (r *reacher) begin(g *group, c chain) {
-	r.group = g
-	r.d = newDiagram(r.budget, r.sets, g.family, r.class(true), c)
+func (r *reacher) begin(g *group, f inet.Family, c chain) {
+	r.group, r.family = g, f
+	if len(r.classes) != len(r.decisions) {
+		r.classes = r.class(true)
+	}
+	r.d = newDiagram(r.budget, r.sets, f, r.classes, c)
 	r.visited = map[string]bool{}
 }
 
@@ -329,12 +348,20 @@ func (r *reacher) visit(m *mode, level int, list []int32, leaf func([]int32), do
 // packet returns the packet on the way.
 func (r *reacher) packet() *flow.Packet {
 	c := newCollector(r.ps, r.sets, r.budget, Options{})
-	p := c.packet(r.group, r.group.family, r.cur, func(int) int { return 0 })
+	p := c.packet(r.group, r.family, r.cur, func(int) int { return 0 })
 	return &p
 }
 
-// explain finds, for the rules of a chain that take nothing, those that come before them; for the others, whether they
-// matter.
+// shadow are the lines of a chain that a rule stands for which takes nothing.
+type shadow struct {
+	group  *group
+	family inet.Family
+	chain  chain
+	origin int32
+	lines  []int32
+}
+
+// explain notes the rules of a chain that take nothing, and finds whether the others matter.
 func (r *reacher) explain(g *group, c chain) {
 	lines := map[int32][]int32{}
 	var origins []int32
@@ -346,24 +373,25 @@ func (r *reacher) explain(g *group, c chain) {
 			lines[o] = append(lines[o], int32(i))
 		}
 	}
-	all := make([]int32, len(c))
-	for i := range all {
-		all[i] = int32(i)
-	}
 	var d *diagram
 	for _, o := range origins {
 		x := &r.rules[o]
 		kind := r.sides[0].origins[o-1].Kind
 		switch {
 		case x.matches == nil:
-			for _, line := range lines[o] {
-				r.before(g, c, line)
-			}
+			r.dead = append(r.dead, shadow{g, g.family, c, o, lines[o]})
 		case (kind == flow.OriginPolicy || kind == flow.OriginProfile) && !x.matters:
 			if d == nil {
 				d = newDiagram(r.budget, r.sets, g.family, r.class(true), c)
 			}
-			r.without(d, all, lines[o], o)
+			// What matches none of its packets makes no difference.
+			var near []int32
+			for i := range c {
+				if slices.ContainsFunc(lines[o], func(line int32) bool { return r.overlap(&c[i], &c[line]) }) {
+					near = append(near, int32(i))
+				}
+			}
+			r.without(d, near, lines[o], o)
 		}
 		if r.reason != "" {
 			return
@@ -392,89 +420,6 @@ func (r *reacher) without(d *diagram, all, lines []int32, origin int32) {
 		// Leaves that were known already were not asked of.
 		d.eachLeaf(root, map[int32]bool{}, func(a, b int32) { d.enough(a, b) })
 	}
-}
-
-// before finds the rules that take all packets of a line.
-func (r *reacher) before(g *group, c chain, line int32) {
-	var sub chain
-	at := make([]int32, line+1) // where lines are in sub
-	f := &c[line]
-	ignored := r.decide(0, flow.Deny, 0)
-	for d := range f.sets {
-		if f.sets[d] == 0 && (!dim(d).isPort() || f.absent&(1<<d) != 0) {
-			continue
-		}
-		x := rule{absent: 0xff, to: ^ignored}
-		if f.absent&(1<<d) != 0 {
-			x.absent &^= 1 << d
-		}
-		spans := dim(d).domain(g.family)
-		if f.sets[d] != 0 {
-			spans = r.sets.list[f.sets[d]]
-		}
-		x.sets[d] = r.sets.id(minus(dim(d).domain(g.family), spans))
-		sub = append(sub, x)
-	}
-	first := int32(len(sub))
-	for i := range c[:line] {
-		at[i] = int32(len(sub))
-		if r.overlap(&c[i], f) {
-			sub = append(sub, c[i])
-		}
-	}
-	last := int32(len(sub))
-	at[line] = last
-	for i := first; i < last; i++ {
-		switch to := sub[i].to; {
-		case to < 0:
-		case to > line:
-			sub[i].to = last + 1
-		default:
-			sub[i].to = at[to]
-		}
-	}
-	end := rule{absent: 0xff, to: ^ignored}
-	sub = append(sub, end, end)
-	found := map[int32]bool{}
-	r.begin(g, sub)
-	all := make([]int32, len(sub))
-	for i := range all {
-		all[i] = int32(i)
-	}
-	// Who takes the packet: the last line that it meets before it is past.
-	r.visitL4(all, func(trace []int32) {
-		for _, id := range trace {
-			l := &r.d.rules[id]
-			if first <= id && id < last && (l.to < 0 || l.to > last) && l.origin != 0 {
-				found[l.origin] = true
-			}
-		}
-	}, func(list []int32) bool {
-		return !slices.ContainsFunc(list, func(id int32) bool { return first <= id && id < last && !found[r.d.rules[id].origin] })
-	})
-	x := &r.rules[f.origin]
-	for i := range c[:line] {
-		if o := c[i].origin; found[o] {
-			delete(found, o)
-			if !slices.Contains(x.by, o) {
-				x.by = append(x.by, o)
-			}
-		}
-	}
-}
-
-// overlap reports whether a packet can match both lines, as far as each field tells by itself.
-func (r *reacher) overlap(a, b *rule) bool {
-	for d := range a.sets {
-		x, y := a.sets[d], b.sets[d]
-		if x == y || x == 0 || y == 0 || dim(d).isPort() && a.absent&b.absent&(1<<d) != 0 {
-			continue
-		}
-		if len(intersect(r.sets.list[x], r.sets.list[y])) == 0 {
-			return false
-		}
-	}
-	return true
 }
 
 // Policies returns the policies and profiles none of whose rules takes a packet: an Origin with the tier and the name for

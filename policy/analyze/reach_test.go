@@ -8,9 +8,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/hostpolicy/hostpolicy/hostendpoint"
 	"github.com/hostpolicy/hostpolicy/policy/analyze"
 	"github.com/hostpolicy/hostpolicy/policy/flow"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
+	"github.com/hostpolicy/hostpolicy/policy/policytest"
 )
 
 func TestReachIsWhatExhaustionFinds(t *testing.T) {
@@ -63,6 +65,99 @@ func TestReachIsWhatExhaustionFinds(t *testing.T) {
 		require.Greater(t, count[s], *pairs/40, s)
 	}
 	require.Greater(t, redundant, *pairs/40)
+}
+
+// Those that shadow a rule are enough to do so, and none of them can be left out.
+func TestWhatShadowsCannotBeLess(t *testing.T) {
+	several := 0
+	for seed := range uint64(*pairs / 4) {
+		w := newWorld(seed)
+		w.Paths = []flow.Path{flow.Input}
+		p := w.List(8)
+		r, err := analyze.Reach(t.Context(), analyze.Input{Program: p}, analyze.Options{})
+		require.NoError(t, err)
+		for _, x := range r.Rules {
+			if x.Status != analyze.Shadowed {
+				require.True(t, x.Redundant || x.By == nil)
+				continue
+			}
+			require.NotEmpty(t, x.By, "seed %d: %s\n%s", seed, x.Origin, p)
+			only := func(but flow.Origin) *ir.Program {
+				q := p
+				for _, o := range p.Origins {
+					if o != x.Origin && (o == but || !slices.Contains(x.By, o)) {
+						q = without(q, o)
+					}
+				}
+				return q
+			}
+			run := interpreter(t, analyze.Input{Program: only(flow.Origin{})})
+			w.Packets(func(q *flow.Packet) {
+				require.NotEqual(t, x.Origin, decision(run, q).By, "seed %d: %s is not shadowed by %s alone\n%s", seed, x.Origin, x.By, p)
+			})
+			for _, o := range x.By {
+				// The packet that shows it need not be of this world.
+				q := only(o)
+				r, err := analyze.Reach(t.Context(), analyze.Input{Program: q}, analyze.Options{})
+				require.NoError(t, err)
+				at := slices.IndexFunc(r.Rules, func(y analyze.Rule) bool { return y.Origin == x.Origin })
+				require.Equal(t, analyze.Decides, r.Rules[at].Status, "seed %d: %s is shadowed without %s, too\n%s", seed, x.Origin, o, p)
+				require.Equal(t, x.Origin, decision(interpreter(t, analyze.Input{Program: q}), r.Rules[at].Witness).By)
+			}
+			if len(x.By) > 1 {
+				several++
+			}
+		}
+	}
+	t.Log(several, "rules are shadowed by several together")
+	require.Greater(t, several, *pairs/100)
+}
+
+// What evaluation shows of the way of packets agrees with what is said of Pass rules.
+func TestThroughIsWhatPacketsMet(t *testing.T) {
+	through, direct := 0, 0
+	for seed := range uint64(*pairs / 10) {
+		c := policytest.Generate(seed, policytest.Size{Packets: 500})
+		in, run := resolved(t, c)
+		r, err := analyze.Reach(t.Context(), in, analyze.Options{})
+		require.NoError(t, err)
+		known := map[flow.Origin]*analyze.Rule{}
+		for i := range r.Rules {
+			known[r.Rules[i].Origin.ID()] = &r.Rules[i]
+		}
+		check := func(p *flow.Packet) {
+			var passed []flow.Origin
+			for _, step := range run.Explain(p).Trace {
+				o := step.Origin.ID()
+				x := known[o]
+				if !step.Matched || x == nil || o.Kind != flow.OriginPolicy && o.Kind != flow.OriginProfile {
+					continue
+				}
+				if x.Through != nil {
+					through++
+					require.True(t, slices.ContainsFunc(x.Through, func(o flow.Origin) bool { return slices.Contains(passed, o.ID()) }),
+						"seed %d: %s reaches %s without %s", seed, policytest.FormatPacket(p), o, x.Through)
+				}
+				if step.Effect == string(hostendpoint.Pass) {
+					passed = append(passed, o)
+				}
+			}
+		}
+		for i := range c.Packets {
+			check(&c.Packets[i].Packet)
+		}
+		for _, x := range r.Rules {
+			if x.Witness == nil {
+				continue
+			}
+			check(x.Witness)
+			if x.Through == nil {
+				direct++
+			}
+		}
+	}
+	t.Log(through, "packets met rules behind a Pass;", direct, "rules need none")
+	require.Greater(t, through, *pairs/10)
 }
 
 // without returns the program with no rule of an origin.

@@ -4,6 +4,7 @@ package lint
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -27,6 +28,9 @@ type use struct {
 	needed   bool          // without it some packet somewhere would fare differently
 	shadowed bool          // dead because of others, somewhere
 	by       []flow.Origin // those that take its packets
+	direct   bool          // some packet reaches it that met no Pass rule
+	through  []flow.Origin // Pass rules one of which every packet met that reaches it; nothing if direct
+	witness  *flow.Packet  // a packet that reaches it
 }
 
 // dead reports rules, policies and tiers that never match or never decide, on none of the hosts that have them. It
@@ -64,7 +68,9 @@ func (l *linter) dead(groups []*fleet.Group) (partial string, err error) {
 		tierUses(tiers, g, known, r.Partial)
 	}
 	l.reportDead(uses)
+	l.reportPassed(uses)
 	l.reportTiers(tiers)
+	l.reportUndecided(uses)
 	return partial, nil
 }
 
@@ -88,6 +94,17 @@ func (u *use) see(g *fleet.Group, r *analyze.Rule, partial bool) {
 		u.alive = true
 	case analyze.Shadowed:
 		u.shadowed = true
+	}
+	if r.Witness != nil && !partial {
+		u.direct = u.direct || r.Through == nil
+		for _, o := range r.Through {
+			if !slices.ContainsFunc(u.through, func(x flow.Origin) bool { return x.ID() == o.ID() }) {
+				u.through = append(u.through, o)
+			}
+		}
+		if u.witness == nil {
+			u.witness = r.Witness
+		}
 	}
 	u.needed = u.needed || !r.Redundant
 	if r.Status.Dead() || r.Redundant {
@@ -195,6 +212,88 @@ func (l *linter) reportDead(uses map[flow.Origin]*use) {
 			continue
 		}
 		l.add("", f).Nodes = u.nodes
+	}
+}
+
+// reportPassed reports the rules that packets reach through Pass rules alone, those of one object together.
+func (l *linter) reportPassed(uses map[flow.Origin]*use) {
+	type key struct{ object, through string }
+	found := map[key][]*use{}
+	rules := map[string]int{}
+	for _, u := range uses {
+		rules[u.object]++
+		if u.witness == nil || u.direct || u.unknown {
+			continue
+		}
+		slices.SortFunc(u.through, func(a, b flow.Origin) int { return strings.Compare(a.String(), b.String()) })
+		k := key{u.object, fmt.Sprint(u.through)}
+		found[k] = append(found[k], u)
+	}
+	for _, list := range found {
+		slices.SortFunc(list, func(a, b *use) int { return strings.Compare(a.origin.String(), b.origin.String()) })
+		u := list[0]
+		f := Finding{Severity: policy.Info, Code: "pass-only", Object: u.object, Path: rulePath(u.origin.Dir, u.origin.Index), Pos: u.origin.Pos}
+		what := "this rule is"
+		if n := rules[u.object]; n == len(list) && n > 1 {
+			f.Path, what = "spec", "all of its rules are"
+			if o := l.objectOf(u.object); o != nil {
+				f.Pos = o.At("")
+			}
+		} else if len(list) > 1 {
+			what = "this and " + plural(len(list)-1, "other rule") + " of it are"
+		}
+		const most = 4
+		var names []string
+		for i, o := range u.through {
+			if i == most {
+				names = append(names, fmt.Sprintf("%d more", len(u.through)-most))
+				break
+			}
+			names = append(names, o.String())
+			f.Related = append(f.Related, Related{Text: "passes: " + o.String(), Pos: o.Pos})
+		}
+		verb := " passes"
+		if len(names) > 1 {
+			verb = " pass"
+		}
+		f.Message = what + " reached only because " + strings.Join(names, ", ") + verb + " packets on"
+		f.Related = append(f.Related, Related{Text: "such as: " + packetText(u.witness)})
+		nodes := map[string]bool{}
+		for _, u := range list {
+			for _, n := range u.nodes {
+				nodes[n] = true
+			}
+		}
+		l.add("", f).Nodes = slices.Collect(maps.Keys(nodes))
+	}
+}
+
+// reportUndecided reports the policies whose rules match and never have the last word.
+func (l *linter) reportUndecided(uses map[flow.Origin]*use) {
+	policies := map[string][]*use{}
+	for _, u := range uses {
+		if u.policy != "" {
+			policies[u.policy] = append(policies[u.policy], u)
+		}
+	}
+	for id := range l.found {
+		if id.code == "log-only" {
+			delete(policies, id.object)
+		}
+		if id.code == "tier-never-decides" {
+			maps.DeleteFunc(policies, func(_ string, list []*use) bool { return "Tier("+list[0].origin.Tier+")" == id.object })
+		}
+	}
+	for name, list := range policies {
+		if slices.ContainsFunc(list, func(u *use) bool { return u.decides || u.unknown }) ||
+			!slices.ContainsFunc(list, func(u *use) bool { return u.alive }) {
+			continue
+		}
+		f := Finding{Severity: policy.Info, Code: "policy-never-decides", Object: name, Path: "spec", Message: "has the last word on no packet of any host: its rules pass, log, or are overruled later"}
+		if o := l.objectOf(name); o != nil {
+			f.Pos = o.At("")
+		}
+		l.add("", f).Nodes = list[0].nodes
 	}
 }
 

@@ -160,6 +160,14 @@ var cases = map[string]struct{ bad, says, good string }{
 	"missing-profile": {
 		"HEP web {node: n, interfaceName: eth0, profiles: [oepn]}\n" + open, `profile "oepn" does not exist`,
 		"HEP web {node: n, interfaceName: eth0, profiles: [open]}\n" + open},
+	"pass-only": {
+		base + "Tier first {order: 1}\nGNP first.a {tier: first, order: 1, selector: all(), ingress: [{action: Pass, protocol: TCP}]}\nGNP b {order: 2, selector: all(), ingress: [{action: Allow, protocol: TCP, destination: {ports: [443]}}]}",
+		"GlobalNetworkPolicy(b) spec.ingress[0]: this rule is reached only because policy:first/a/ingress[0] passes packets on",
+		base + "Tier first {order: 1, defaultAction: Pass}\nGNP first.a {tier: first, order: 1, selector: all(), ingress: [{action: Deny, protocol: UDP}]}\nGNP b {order: 2, selector: all(), ingress: [{action: Allow, protocol: TCP, destination: {ports: [443]}}]}"},
+	"policy-never-decides": {
+		base + "Tier first {order: 1}\nGNP first.a {tier: first, order: 1, selector: all(), ingress: [{action: Pass, protocol: TCP}]}\nGNP b {order: 2, selector: all(), ingress: [{action: Allow}]}",
+		"GlobalNetworkPolicy(first.a) spec: has the last word on no packet",
+		base + "Tier first {order: 1}\nGNP first.a {tier: first, order: 1, selector: all(), ingress: [{action: Deny, protocol: UDP}, {action: Pass}]}\nGNP b {order: 2, selector: all(), ingress: [{action: Allow}]}"},
 	"peer-without-ips": {
 		base + "HEP db labels={role: db} {node: m, interfaceName: eth0, profiles: [open]}\nGNP p {selector: role == 'web', ingress: [{action: Allow, source: {selector: role == 'db'}}]}", "HostEndpoint(db) spec.expectedIPs: rules select it",
 		base + "HEP db labels={role: db} {node: m, interfaceName: eth0, expectedIPs: [10.0.0.2], profiles: [open]}\nGNP p {selector: role == 'web', ingress: [{action: Allow, source: {selector: role == 'db'}}]}"},

@@ -191,6 +191,16 @@ func (w *World) Program(blocks, steps int) (*ir.Program, ir.Members) {
 	return ir.Canonical(p), m.Canonical()
 }
 
+// List makes a program of one list of n rules, each of which decides and has an origin of its own.
+func (w *World) List(n int) *ir.Program {
+	p := &ir.Program{Entries: []ir.Entry{{Hook: flow.NormalIn, Block: "b"}}, Blocks: []ir.Block{{ID: "b"}}}
+	for i := range n {
+		p.Origins = append(p.Origins, flow.Origin{Kind: flow.OriginPolicy, Tier: "t", Name: "p", Index: i})
+		p.Blocks[0].Steps = append(p.Blocks[0].Steps, ir.Rule{Match: w.match(p, 1+w.IntN(2)), Then: Pick(w, []ir.Outcome{ir.Allow, ir.Deny}), Origin: ir.OriginID(i + 1)})
+	}
+	return ir.Canonical(p)
+}
+
 func (w *World) step(p *ir.Program, below []ir.BlockID) ir.Step {
 	resume := ir.OutcomeSet(w.IntN(16))
 	origin := func() ir.OriginID { return ir.OriginID(1 + w.IntN(len(p.Origins))) }
