@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/hostpolicy/hostpolicy/backends/lab"
+	"github.com/hostpolicy/hostpolicy/backends/lab/rate"
 	"github.com/hostpolicy/hostpolicy/backends/nftables"
 	"github.com/hostpolicy/hostpolicy/policy/policytest"
 	render "github.com/hostpolicy/hostpolicy/render/nftables"
@@ -63,4 +64,25 @@ func TestKernelAgreesHoweverLowered(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestMapsAreNotCopied renders rules of many shapes, which share parts of trees, and counts the maps.
+func TestMapsAreNotCopied(t *testing.T) {
+	text, _ := rate.Mixed(2000, 0)
+	p, m := rate.Compiled(t, "eth0", text)
+	r, err := render.Render(p, m, render.Options{})
+	require.NoError(t, err)
+	all, long := map[string]int{}, 0
+	for _, c := range r.Chains {
+		for _, rule := range c.Rules {
+			for _, e := range rule.Exprs {
+				if v, ok := e.(render.VerdictMap); ok && len(v.Cases) > 8 {
+					all[rule.String()]++
+					long++
+				}
+			}
+		}
+	}
+	require.Greater(t, len(all), 20)
+	require.Less(t, long, 2*len(all), "long maps that are there more than once: loading takes time that grows with their square")
 }

@@ -147,3 +147,24 @@ func BenchmarkMixedRate(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkApplyMixed loads rules of many shapes from nothing.
+func BenchmarkApplyMixed(b *testing.B) {
+	for _, n := range []int{1000, 5000} {
+		b.Run(fmt.Sprintf("rules=%d", n), func(b *testing.B) {
+			text, _ := rate.Mixed(n, 0)
+			p, m := rate.Compiled(b, "eth0", text)
+			var rendered, committed time.Duration
+			for b.Loop() {
+				b.StopTimer()
+				be := newBackend(b, nftables.Options{})
+				b.StartTimer()
+				r, err := be.Apply(b.Context(), p, m)
+				require.NoError(b, err)
+				rendered, committed = rendered+r.Rendered, committed+r.Committed
+			}
+			b.ReportMetric(rendered.Seconds()*1e3/float64(b.N), "rendered-ms")
+			b.ReportMetric(committed.Seconds()*1e3/float64(b.N), "committed-ms")
+		})
+	}
+}

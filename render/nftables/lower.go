@@ -375,7 +375,10 @@ func (b *builder) call(c *chain, s ir.Call, todo []frame, cv *conv) ([]frame, bo
 	return todo, outs&resume != 0 || !always, nil
 }
 
-// small reports whether a block is so short that it may be written at each of its calls.
+// small reports whether a block is so short that it may be written at each of its calls. Every copy of a Switch is a map
+// of its own in the kernel, which takes time that grows with the square of their number to load them: it looks each one
+// up in a list, and compares it with all that the transaction did before.
+// Ref: linux net/netfilter/nf_tables_api.c, nf_tables_newset, __nft_set_trans_bind.
 func (b *builder) small(id ir.BlockID) bool {
 	const steps, cases = 3, 64
 	n := 0
@@ -384,7 +387,7 @@ func (b *builder) small(id ir.BlockID) bool {
 			n += len(s.Cases)
 		}
 	}
-	return len(b.blocks[id].Steps) <= steps && n <= cases
+	return len(b.blocks[id].Steps) <= steps && n*b.calls[id] <= cases
 }
 
 // jumps reports whether all these outcomes are final under cv, so that they may be decided below a jump.

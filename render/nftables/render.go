@@ -68,6 +68,14 @@ func (r *Renderer) Render(p *ir.Program, m ir.Members, o Options) (*Ruleset, err
 		return nil, err
 	}
 	b.outcomes = ir.Outcomes(p)
+	b.calls = make(map[ir.BlockID]int, len(p.Blocks))
+	for i := range p.Blocks {
+		for _, s := range p.Blocks[i].Steps {
+			if s, ok := s.(ir.Call); ok {
+				b.calls[s.Block]++
+			}
+		}
+	}
 	if err := b.entries(); err != nil {
 		return nil, err
 	}
@@ -116,6 +124,7 @@ type builder struct {
 	o        Options
 	blocks   map[ir.BlockID]*ir.Block
 	outcomes map[ir.BlockID]ir.OutcomeSet
+	calls    map[ir.BlockID]int // how often the program calls each block
 	kinds    map[ir.SetID]ir.SetKind
 
 	chains []*chain
