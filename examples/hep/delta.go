@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/hostpolicy/hostpolicy/policy"
 	"github.com/hostpolicy/hostpolicy/policy/analyze"
@@ -19,7 +20,7 @@ import (
 
 // compare reads two sets of documents and says which hosts they make different. Hosts that a file describes are the
 // same before and after.
-func (in *cluster) compare(ctx context.Context, before, after string, o analyze.Options) (*fleet.Delta, error) {
+func (in *cluster) compare(ctx context.Context, before, after string, timeout time.Duration, o analyze.Options) (*fleet.Delta, error) {
 	known, err := in.known()
 	if err != nil {
 		return nil, err
@@ -39,6 +40,11 @@ func (in *cluster) compare(ctx context.Context, before, after string, o analyze.
 	}
 	if hosts == 0 {
 		return nil, fmt.Errorf("no host: neither %s nor %s holds a HostEndpoint or a Node; describe a host with --host FILE", before, after)
+	}
+	if timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, timeout)
+		defer cancel()
 	}
 	return fleet.Compare(ctx, groups[0], groups[1], o)
 }
@@ -62,8 +68,13 @@ type deltaChange struct {
 	Effect  string        `json:"effect"`
 	Before  deltaDecision `json:"before"`
 	After   deltaDecision `json:"after"`
-	Packets []string      `json:"packets"` // sets of packets, each packet in one of them
+	Packets []string      `json:"packets"` // sets of packets, each packet in one of them; none of a sample
 	Witness string        `json:"witness"`
+	// Sample says that it is one packet, from where the comparison was stopped before it had looked at all.
+	Sample bool `json:"sample,omitempty"`
+
+	brief, key string
+	share      float64
 }
 
 type deltaDecision struct {
@@ -74,17 +85,22 @@ type deltaDecision struct {
 
 func describeDelta(d *fleet.Delta) deltaResult {
 	out := deltaResult{Changed: len(d.Changes) > 0, Hosts: []deltaHost{}, Same: append([]string{}, d.Same...)}
-	decision := func(x analyze.Decision) deltaDecision {
-		return deltaDecision{Verdict: x.Verdict.String(), By: x.By.String(), Pos: x.By.Pos.String()}
-	}
 	for _, c := range d.Changes {
 		h := deltaHost{Nodes: c.Nodes, New: c.Before == nil, Gone: c.After == nil, Changes: []deltaChange{}}
 		for i := range c.Report.Changes {
 			x := &c.Report.Changes[i]
-			y := deltaChange{Effect: picture.Effect(x), Before: decision(x.Before), After: decision(x.After), Witness: policytest.FormatPacket(&x.Witness)}
+			y := describeChange(x)
+			y.Witness, y.brief, y.share = policytest.FormatPacket(&x.Witness), picture.Brief(x), x.Share
 			for j := range x.Boxes {
 				y.Packets = append(y.Packets, picture.BoxText(&x.Boxes[j]))
 			}
+			y.key += strings.Join(y.Packets, "\n")
+			h.Changes = append(h.Changes, y)
+		}
+		for _, s := range c.Report.Samples {
+			y := describeChange(&analyze.Change{Before: s.Before, After: s.After})
+			y.Sample, y.Packets, y.Witness = true, []string{}, policytest.FormatPacket(&s.Packet)
+			y.brief = "for one: " + y.Witness
 			h.Changes = append(h.Changes, y)
 		}
 		if c.Report.Partial && out.Partial == "" {
@@ -95,76 +111,98 @@ func describeDelta(d *fleet.Delta) deltaResult {
 	return out
 }
 
+// describeChange returns what is said of a change, but for its packets.
+func describeChange(x *analyze.Change) deltaChange {
+	decision := func(x analyze.Decision) deltaDecision {
+		return deltaDecision{Verdict: x.Verdict.String(), By: x.By.String(), Pos: x.By.Pos.String()}
+	}
+	// The names of endpoints in the origin of the default denial do not count.
+	name := func(o flow.Origin) string {
+		if o.Kind == flow.OriginDefault {
+			o.Name = "*"
+		}
+		return o.String()
+	}
+	y := deltaChange{Effect: picture.Effect(x), Before: decision(x.Before), After: decision(x.After)}
+	y.key = strings.Join([]string{y.Effect, name(x.Before.By), name(x.After.By), ""}, "\n")
+	return y
+}
+
 // deltaLine is a change, and all hosts that have it.
 type deltaLine struct {
 	*deltaChange
 	nodes []string
-	share float64
 }
 
-// deltaLines puts the same change of several hosts together. The names of endpoints in the origin of the default denial
-// do not count.
-func deltaLines(d *fleet.Delta, r *deltaResult) []*deltaLine {
+// deltaLines puts the same change of several hosts together: those of most hosts first, and samples last.
+func deltaLines(r *deltaResult) []*deltaLine {
 	var out []*deltaLine
 	seen := map[string]*deltaLine{}
-	for i, c := range d.Changes {
-		for j := range c.Report.Changes {
-			x, y := &c.Report.Changes[j], &r.Hosts[i].Changes[j]
-			name := func(o flow.Origin) string {
-				if o.Kind == flow.OriginDefault {
-					o.Name = "*"
-				}
-				return o.String()
-			}
-			key := strings.Join(append([]string{y.Effect, name(x.Before.By), name(x.After.By)}, y.Packets...), "\n")
-			l := seen[key]
-			if l == nil {
-				l = &deltaLine{deltaChange: y, share: x.Share}
-				seen[key] = l
+	for i := range r.Hosts {
+		h := &r.Hosts[i]
+		for j := range h.Changes {
+			y := &h.Changes[j]
+			l := seen[y.key]
+			if l == nil || y.Sample {
+				l = &deltaLine{deltaChange: y}
 				out = append(out, l)
+				if !y.Sample {
+					seen[y.key] = l
+				}
 			}
-			l.nodes = append(l.nodes, c.Nodes...)
+			l.nodes = append(l.nodes, h.Nodes...)
 		}
 	}
 	for _, l := range out {
 		slices.Sort(l.nodes)
 	}
+	rank := func(l *deltaLine) int {
+		if l.Sample {
+			return 1
+		}
+		return 0
+	}
 	slices.SortStableFunc(out, func(a, b *deltaLine) int {
-		return cmp.Or(cmp.Compare(len(b.nodes), len(a.nodes)), cmp.Compare(b.share, a.share), strings.Compare(a.nodes[0], b.nodes[0]))
+		return cmp.Or(rank(a)-rank(b), cmp.Compare(len(b.nodes), len(a.nodes)), cmp.Compare(b.share, a.share), strings.Compare(a.nodes[0], b.nodes[0]))
 	})
 	return out
 }
 
-// printDelta prints which packets fare differently, and on which hosts.
-func printDelta(out *output, d *fleet.Delta, r *deltaResult) {
+// deltaMost is how many changes are printed unless all are asked for: what is read in a review.
+const deltaMost = 8
+
+// printDelta prints which packets fare differently, and on which hosts: a line for each change, or with long everything that
+// is known of it.
+func printDelta(out *output, r *deltaResult, long bool) {
 	hosts := 0
 	for _, h := range r.Hosts {
 		hosts += len(h.Nodes)
 	}
 	all := hosts + len(r.Same)
-	lines := deltaLines(d, r)
-	for _, l := range lines {
-		st := yellow
-		switch l.Effect {
-		case "opened":
-			st = green
-		case "closed":
-			st = red
-		}
-		on := "on " + nodeList(l.nodes)
+	lines := deltaLines(r)
+	on := func(l *deltaLine) string {
 		if len(l.nodes) == all && all > 1 {
-			on = fmt.Sprintf("on all %d hosts", all)
+			return fmt.Sprintf("all %d hosts", all)
 		}
-		fmt.Fprintf(out.out, "%s %s\n", out.paint(st, l.Effect), out.paint(bold, on))
-		const most = 4
-		for i, p := range l.Packets {
-			if i == most && len(l.Packets) > most+1 {
-				fmt.Fprintf(out.out, "    and %d more sets of packets\n", len(l.Packets)-most)
-				break
-			}
-			fmt.Fprintln(out.out, "    "+p)
+		return nodeList(l.nodes)
+	}
+	if long {
+		for _, l := range lines {
+			printLong(out, l, on(l))
 		}
-		fmt.Fprintf(out.out, "    %s → %s\n", decisionText(out, l.Before), decisionText(out, l.After))
+	} else if len(lines) > 0 {
+		shown := lines
+		if len(lines) > deltaMost+1 {
+			shown = lines[:deltaMost]
+		}
+		var rows [][]cell
+		for _, l := range shown {
+			rows = append(rows, []cell{{l.Effect, effectStyle(l.Effect)}, {on(l), bold}, {l.brief, plain}, because(l.deltaChange)})
+		}
+		out.table([]string{"CHANGE", "HOSTS", "PACKETS", "BECAUSE"}, rows)
+		if n := len(lines) - len(shown); n > 0 {
+			fmt.Fprintf(out.out, "and %d more changes: -v shows all\n", n)
+		}
 	}
 	for _, h := range r.Hosts {
 		if h.New {
@@ -181,6 +219,44 @@ func printDelta(out *output, d *fleet.Delta, r *deltaResult) {
 		return
 	}
 	fmt.Fprintf(out.out, "%d of %s\n", hosts, plainChange(all, hosts))
+}
+
+func effectStyle(effect string) style {
+	switch effect {
+	case "opened":
+		return green
+	case "closed":
+		return red
+	}
+	return yellow
+}
+
+// because names what a reviewer has to look at: the rule that decides now, or if nobody wrote what does, the one that does
+// not any more.
+func because(c *deltaChange) cell {
+	is, d := "now ", c.After
+	if d.Pos == "" && c.Before.Pos != "" {
+		is, d = "no longer ", c.Before
+	}
+	text := is + d.By
+	if d.Pos != "" {
+		text += " (" + d.Pos + ")"
+	}
+	return cell{text, cyan}
+}
+
+func printLong(out *output, l *deltaLine, on string) {
+	fmt.Fprintf(out.out, "%s on %s\n", out.paint(effectStyle(l.Effect), l.Effect), out.paint(bold, on))
+	const most = 4
+	for i, p := range l.Packets {
+		if i == most && len(l.Packets) > most+1 {
+			fmt.Fprintf(out.out, "    and %d more sets of packets\n", len(l.Packets)-most)
+			break
+		}
+		fmt.Fprintln(out.out, "    "+p)
+	}
+	fmt.Fprintf(out.out, "    %s → %s\n", decisionText(out, l.Before), decisionText(out, l.After))
+	fmt.Fprintln(out.out, "    "+out.paint(dim, "for example: "+l.Witness))
 }
 
 func plainChange(all, hosts int) string {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -16,22 +17,26 @@ import (
 func diffCommand(out *output, stdin *os.File) *cobra.Command {
 	in := &cluster{stdin: stdin}
 	var (
-		html string
-		o    analyze.Options
+		html    string
+		long    bool
+		timeout time.Duration
+		o       analyze.Options
 	)
 	cmd := &cobra.Command{
 		Use:   "diff OLD NEW",
 		Short: "Say which packets fare differently, on which hosts, and by which rules",
 		Long: `diff compares two sets of documents, each a file, a directory, - or a datastore (file:DIR,
 etcd:URL or kube[:CONTEXT]), on all hosts. The answer is exact: every packet whose
-verdict changes is in what is printed, unless it says that it was stopped. Hosts that change alike are compared once.
+verdict changes is in the answer, unless it says that it was stopped; then it has examples from where not all packets were
+looked at. Hosts that change alike are compared once. A line stands for one change; -v shows all packets of it, what
+decided before and after, and an example.
 
 The exit code is 0 if nothing changes, 1 if something does, 2 if there is no answer.`,
 		Example: `  hep diff main/policy policy --html diff.html
   hep diff kube policy`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			d, err := in.compare(cmd.Context(), args[0], args[1], o)
+			d, err := in.compare(cmd.Context(), args[0], args[1], timeout, o)
 			if err != nil {
 				return noAnswer(err)
 			}
@@ -46,7 +51,7 @@ The exit code is 0 if nothing changes, 1 if something does, 2 if there is no ans
 					return err
 				}
 			} else {
-				printDelta(out, d, &r)
+				printDelta(out, &r, long)
 			}
 			switch {
 			case slices.ContainsFunc(r.Hosts, func(h deltaHost) bool { return len(h.Changes) > 0 }):
@@ -59,6 +64,8 @@ The exit code is 0 if nothing changes, 1 if something does, 2 if there is no ans
 	}
 	in.hostFlags(cmd)
 	cmd.Flags().BoolVar(&o.By, "by", false, "also say where another rule decides the same")
+	cmd.Flags().BoolVarP(&long, "verbose", "v", false, "print all that is known of each change")
+	cmd.Flags().DurationVar(&timeout, "timeout", time.Minute, "how long to compare before the answer is partial; 0 is as long as it takes")
 	cmd.Flags().StringVar(&html, "html", "", "also write a page about it to this file; it needs no network")
 	return cmd
 }

@@ -60,40 +60,20 @@ sources also their own hosts, which may hold back what they send.
 TARGET and SOURCE are the name of a node or of an endpoint, an address, a prefix, or a selector such as role=web or
 "role == 'web' && env in {'prod'}". Without --to all hosts are asked; without --from all sources are.
 
-"none" among the verdicts means that no policy speaks of the packet, so that it goes on to the host's own rules.`,
+"none" among the verdicts means that no policy speaks of the packet, so that it goes on to the host's own rules.
+
+The exit code is 0 if somebody is let in, 1 if nobody is, 2 if there is no answer.`,
 		Example: `  hep who -f policy/ --to host-a:22
   hep who -f policy/ --from role=web
   hep who -f policy/ --from 203.0.113.0/24 --to role=db:5432`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if to == "" && from == "" {
-				return errors.New("ask about something: give --to TARGET[:PORT] or --from SOURCE")
-			}
-			r, hosts, err := in.load(cmd.Context())
-			if err != nil {
-				return err
-			}
-			groups, err := fleet.Groups(r, hosts)
-			if err != nil {
-				return invalid(err)
-			}
-			w := whoAsker{ctx: cmd.Context(), endpoints: r.HostEndpoints, groups: groups}
-			if err := w.parse(to, from, proto, state); err != nil {
-				return err
-			}
-			flows, err := w.ask()
-			if err != nil {
-				return err
-			}
-			if out.format != "table" {
-				if flows == nil {
-					flows = []whoFlow{}
-				}
-				return out.value(flows)
-			}
-			printWho(out, flows)
-			if w.partial != "" {
-				return fmt.Errorf("stopped before it was complete (%s); there may be more", w.partial)
+			someone, err := who(cmd.Context(), out, in, to, from, proto, state)
+			switch {
+			case err != nil:
+				return noAnswer(err)
+			case !someone:
+				return errMismatch
 			}
 			return nil
 		},
@@ -106,6 +86,47 @@ TARGET and SOURCE are the name of a node or of an endpoint, an address, a prefix
 	return cmd
 }
 
+// who prints the answer, and reports whether anybody is let in, as far as the hosts of both sides are known.
+func who(ctx context.Context, out *output, in *cluster, to, from, proto, state string) (bool, error) {
+	if to == "" && from == "" {
+		return false, errors.New("ask about something: give --to TARGET[:PORT] or --from SOURCE")
+	}
+	r, hosts, err := in.load(ctx)
+	if err != nil {
+		return false, err
+	}
+	groups, err := fleet.Groups(r, hosts)
+	if err != nil {
+		return false, err
+	}
+	w := whoAsker{ctx: ctx, endpoints: r.HostEndpoints, groups: groups}
+	if err := w.parse(to, from, proto, state); err != nil {
+		return false, err
+	}
+	flows, err := w.ask()
+	if err != nil {
+		return false, err
+	}
+	if out.format != "table" {
+		if flows == nil {
+			flows = []whoFlow{}
+		}
+		err = out.value(flows)
+	} else {
+		printWho(out, flows)
+	}
+	if err == nil && w.partial != "" {
+		err = fmt.Errorf("stopped before it was complete (%s); there may be more", w.partial)
+	}
+	return slices.ContainsFunc(flows, w.letIn), err
+}
+
+// letIn reports whether packets come through. They do not if endpoints were asked for, and the hosts of all of them hold
+// them back.
+func (w *whoAsker) letIn(f whoFlow) bool {
+	return !w.fromEndpoints || len(f.Endpoints) == 0 || slices.ContainsFunc(f.Endpoints, func(e whoEndpoint) bool { return !e.Held })
+}
+
 // whoAsker asks all hosts.
 type whoAsker struct {
 	ctx       context.Context
@@ -114,6 +135,8 @@ type whoAsker struct {
 	query     analyze.Query
 	nodes     map[string]bool // those that are asked; nil is all
 	partial   string
+
+	fromEndpoints bool // the sources are endpoints, not addresses
 }
 
 func (w *whoAsker) parse(to, from, proto, state string) error {
@@ -158,7 +181,7 @@ func (w *whoAsker) parse(to, from, proto, state string) error {
 		if found.addrs.IsEmpty() {
 			return fmt.Errorf("--from %s: nobody knows its addresses; give its endpoints expectedIPs, or ask for the addresses", from)
 		}
-		w.query.Src = found.addrs
+		w.query.Src, w.fromEndpoints = found.addrs, found.nodes != nil
 	}
 	return nil
 }

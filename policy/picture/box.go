@@ -70,6 +70,31 @@ func BoxText(b *analyze.Box) string {
 	return s
 }
 
+// Brief returns the packets of a change on one line: the largest box without what goes without saying, and how many more
+// there are. "in eth0: tcp 443 from 203.0.113.0/24".
+func Brief(c *analyze.Change) string {
+	if len(c.Boxes) == 0 {
+		return ""
+	}
+	b := &c.Boxes[0]
+	t := textOf(b)
+	s := t.where + ": " + t.what
+	if t.from != "anywhere" {
+		s += " from " + t.from
+	}
+	to := b.Dst.Family(inet.IPv4).Equal(inet.AllAddrs(inet.IPv4)) || b.Dst.Family(inet.IPv6).Equal(inet.AllAddrs(inet.IPv6))
+	if !to || b.NAT != analyze.AnyNAT {
+		s += " to " + t.to
+	}
+	if t.when != "" && !b.States.Has(flow.New) {
+		s += " (" + t.when + ")"
+	}
+	if n := len(c.Boxes) - 1; n > 0 {
+		s += fmt.Sprintf(" and %d more", n)
+	}
+	return s
+}
+
 // most is how many ranges a column lists.
 const most = 4
 
@@ -98,16 +123,32 @@ func addrsText(s inet.PrefixSet) string {
 			continue
 		}
 		own, rest := prefixTexts(f.set.Prefixes()), prefixTexts(f.all.Minus(f.set).Prefixes())
+		around, holes := hull(f.set.Prefixes())
 		switch {
 		case len(rest) == 0:
 			parts = append(parts, "any "+f.name)
-		case len(rest) < len(own):
+		case len(rest) < len(own) && len(rest) <= len(holes)+1:
 			parts = append(parts, "any "+f.name+" but "+shortList(rest))
+		case len(holes)+1 < len(own):
+			parts = append(parts, around.String()+" but "+shortList(prefixTexts(holes)))
 		default:
 			parts = append(parts, shortList(own))
 		}
 	}
 	return strings.Join(parts, ", ")
+}
+
+// hull returns the smallest prefix that holds prefixes of one family, of which there is one, and what of it they do not hold.
+func hull(ps []netip.Prefix) (around netip.Prefix, holes []netip.Prefix) {
+	around = ps[0]
+	for _, p := range ps[1:] {
+		for !around.Contains(p.Addr()) || p.Bits() < around.Bits() {
+			around = netip.PrefixFrom(around.Addr(), around.Bits()-1).Masked()
+		}
+	}
+	whole, _ := inet.NewPrefixSet(around)
+	set, _ := inet.NewPrefixSet(ps...)
+	return around, whole.Minus(set).Prefixes()
 }
 
 func prefixTexts(ps []netip.Prefix) []string {

@@ -147,6 +147,9 @@ func (p *page) hosts(c *fleet.Change) {
 	for i := range c.Report.Changes {
 		p.change(&c.Report.Changes[i])
 	}
+	for i := range c.Report.Samples {
+		p.sample(&c.Report.Samples[i])
+	}
 	p.f("</section>\n")
 }
 
@@ -173,6 +176,15 @@ func (p *page) change(c *analyze.Change) {
 	p.decision("before", c.Before)
 	p.decision("after", c.After)
 	p.f("<dt>for example</dt><dd><code>%s</code></dd>\n</dl>\n</article>\n", escape(packetText(&c.Witness)))
+}
+
+// sample writes a packet that changes, from where the comparison did not look at all packets.
+func (p *page) sample(s *analyze.Sample) {
+	e := effectOf(&analyze.Change{Before: s.Before, After: s.After})
+	p.f("<article class=\"%s\">\n<h3><span class=\"badge\">%s</span> for one, where not all packets were looked at</h3>\n<dl>\n", e.class, e.word)
+	p.decision("before", s.Before)
+	p.decision("after", s.After)
+	p.f("<dt>packet</dt><dd><code>%s</code></dd>\n</dl>\n</article>\n", escape(packetText(&s.Packet)))
 }
 
 func (p *page) box(b *analyze.Box) {

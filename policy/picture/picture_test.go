@@ -102,7 +102,7 @@ func TestEndpoint(t *testing.T) {
 	for range 10 {
 		require.True(t, svg == webPicture(t), "not the same every time")
 	}
-	for _, want := range []string{">drop-flood<", ">1M<", ">98k<", ">by web[0] and 1 more<", ">matches nothing<", ">the profile does not exist", "<title>failsafes: tcp/22, udp/68"} {
+	for _, want := range []string{">drop-flood<", ">1M<", ">98k<", ">by web[0]<", ">by tier default and 1 more<", ">matches nothing<", ">the profile does not exist", "<title>failsafes: tcp/22, udp/68"} {
 		require.True(t, strings.Contains(svg, want), want)
 	}
 	_, err := picture.Endpoint(&policy.Snapshot{}, "x", picture.Options{})
