@@ -14,6 +14,7 @@ import (
 	"github.com/hostpolicy/hostpolicy/backends/store"
 	"github.com/hostpolicy/hostpolicy/hostendpoint"
 	"github.com/hostpolicy/hostpolicy/policy"
+	"github.com/hostpolicy/hostpolicy/policy/ir"
 )
 
 // Options say what an Agent connects and how it behaves. Store, Host and Backend are required; the zero value of
@@ -69,6 +70,10 @@ type Options struct {
 	// WaitEnforced returns.
 	AfterApply func(context.Context, *Change, Receipt)
 
+	// Gate, if it is not nil, stands before and behind every change that has a program, such as liveflow.Gate: its Before is
+	// part of BeforeApply, and its After of AfterApply. An error of After is logged.
+	Gate Gate
+
 	// Guard, if it is not nil, applies in place of the Backend, which must be the Guard's. Confirm says how long a change
 	// may take to be confirmed, from when the kernel has taken it, before the last confirmed generation comes back; 0, or no
 	// such function, is for ever. A generation that was reverted is not applied again, also not by the next process, before
@@ -77,6 +82,12 @@ type Options struct {
 	Confirm func(*Change) time.Duration
 
 	Logger *slog.Logger // nil is silence
+}
+
+// Gate is asked before a program is applied, and told afterwards.
+type Gate interface {
+	Before(context.Context, *ir.Program, ir.Members) error
+	After(context.Context, *ir.Program, ir.Members) (int, error)
 }
 
 // HostSource follows a host. Follow calls changed with the host as it is, and again whenever it is another, until ctx
@@ -166,6 +177,9 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Backend == nil {
 		missing("Backend")
 	}
+	if _, ok := o.Backend.(backends.Booter); o.BootFile != "" && o.Backend != nil && !ok {
+		errs = append(errs, fmt.Errorf("%w: BootFile: %T has no boot ruleset", ErrOptions, o.Backend))
+	}
 	for _, p := range []Posture{o.Unsynced, o.Stale, o.OnStop} {
 		if p > Open {
 			errs = append(errs, fmt.Errorf("%w: unknown %v", ErrOptions, p))
@@ -194,5 +208,34 @@ func (o Options) withDefaults() (Options, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	o.Logger = o.Logger.With("agent", o.Name)
+	if o.Gate != nil {
+		o.throughGate()
+	}
 	return o, nil
+}
+
+// throughGate makes the Gate part of BeforeApply and AfterApply.
+func (o *Options) throughGate() {
+	g, log, before, after := o.Gate, o.Logger, o.BeforeApply, o.AfterApply
+	o.BeforeApply = func(ctx context.Context, c *Change) error {
+		if p, m := c.Program(); p != nil {
+			if err := g.Before(ctx, p, m); err != nil {
+				return err
+			}
+		}
+		if before == nil {
+			return nil
+		}
+		return before(ctx, c)
+	}
+	o.AfterApply = func(ctx context.Context, c *Change, r Receipt) {
+		if p, m := c.Program(); p != nil {
+			if _, err := g.After(ctx, p, m); err != nil {
+				log.Error("flows could not be dealt with", "error", err)
+			}
+		}
+		if after != nil {
+			after(ctx, c, r)
+		}
+	}
 }

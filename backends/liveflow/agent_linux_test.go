@@ -37,18 +37,7 @@ func TestAGateStandsBeforeAnAgent(t *testing.T) {
 	g := gate(t, p, liveflow.Options{Guards: sshGuard, Fate: liveflow.CutDenied})
 	a, err := agent.New(agent.Options{
 		Store: s, Host: agent.FixedHost(p.Spec("host-a")), Backend: b,
-		BeforeApply: func(ctx context.Context, c *agent.Change) error {
-			prog, m := c.Program()
-			if prog == nil {
-				return nil
-			}
-			return g.Before(ctx, prog, m)
-		},
-		AfterApply: func(ctx context.Context, c *agent.Change, _ agent.Receipt) {
-			if prog, m := c.Program(); prog != nil {
-				_, _ = g.After(ctx, prog, m)
-			}
-		},
+		Gate: g,
 	})
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())

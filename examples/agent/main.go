@@ -22,13 +22,16 @@ import (
 	"github.com/hostpolicy/hostpolicy/backends"
 	"github.com/hostpolicy/hostpolicy/backends/agent"
 	"github.com/hostpolicy/hostpolicy/backends/confirm"
+	"github.com/hostpolicy/hostpolicy/backends/ebpf"
 	"github.com/hostpolicy/hostpolicy/backends/iptables"
+	"github.com/hostpolicy/hostpolicy/backends/liveflow"
 	"github.com/hostpolicy/hostpolicy/backends/netif"
 	"github.com/hostpolicy/hostpolicy/backends/nftables"
 	"github.com/hostpolicy/hostpolicy/backends/store"
 	"github.com/hostpolicy/hostpolicy/backends/store/etcd"
 	"github.com/hostpolicy/hostpolicy/backends/store/file"
 	"github.com/hostpolicy/hostpolicy/backends/store/kube"
+	"github.com/hostpolicy/hostpolicy/examples/serve"
 )
 
 // config is what the flags say.
@@ -40,6 +43,8 @@ type config struct {
 	node      string
 	state     string
 	confirm   time.Duration
+	listen    string
+	gate      liveflow.Options
 	watchdog  bool
 }
 
@@ -48,10 +53,10 @@ func flags(args []string, errs io.Writer) (*config, error) {
 	f := flag.NewFlagSet("agent", flag.ContinueOnError)
 	f.SetOutput(errs)
 	f.StringVar(&c.datastore, "datastore", "file:/etc/hostpolicy", "file:DIR, etcd:URL[,URL...], or kube:[KUBECONFIG] (inside a cluster without one)")
-	f.StringVar(&c.backend, "backend", "nftables", "nftables or iptables")
-	f.StringVar(&c.table, "table", "", "nftables table or iptables prefix, to tell several agents of one host apart")
+	f.StringVar(&c.backend, "backend", "nftables", "nftables, iptables (of the variant that the host uses) or ebpf")
+	f.StringVar(&c.table, "table", "", "table of nftables, prefix of iptables, or table beside eBPF, to tell several agents of one host apart")
 	f.StringVar(&c.node, "node", "", "name of this node; default: the host name in lower case")
-	f.StringVar(&c.state, "state", "/run/hostpolicy/agent", "directory for what waits to be confirmed")
+	f.StringVar(&c.state, "state", "/run/hostpolicy/agent", "directory for what waits to be confirmed, for last good versions, and for the socket of the agent")
 	f.DurationVar(&c.confirm, "confirm", 0, "revert changes of rules unless SIGUSR1 confirms them within this time")
 	f.StringVar(&c.BootFile, "boot-file", "", "where to write what early boot loads, such as /var/lib/hostpolicy/boot")
 	f.TextVar(&c.OnStop, "on-stop", agent.Leave, "what to leave in the kernel: leave, failsafes-only or open")
@@ -60,6 +65,12 @@ func flags(args []string, errs io.Writer) (*config, error) {
 	f.DurationVar(&c.StaleAfter, "stale-after", 5*time.Minute, "see -stale")
 	f.DurationVar(&c.DriftEvery, "drift-every", time.Minute, "how often to compare the kernel with what was applied")
 	f.BoolVar(&c.AlertOnly, "alert-only", false, "report what others do to the rules, and do not mend it")
+	f.StringVar(&c.listen, "listen", "", "serve status, health, counters and metrics over HTTP here as well, such as 127.0.0.1:9091")
+	f.BoolVar(&c.gate.Force, "force", false, "apply also what would cut ssh, datastore, API server or name servers off")
+	f.Func("flows", "what becomes of flows that are under way: keep (default), cut-denied or cut-all", func(s string) (err error) {
+		c.gate.Fate, err = liveflow.ParseFate(s)
+		return err
+	})
 	f.BoolVar(&c.watchdog, "watchdog", false, "revert what nobody confirms; the agent starts such a process itself")
 	verbose := f.Bool("v", false, "log every generation")
 	if err := f.Parse(args); err != nil {
@@ -74,6 +85,7 @@ func flags(args []string, errs io.Writer) (*config, error) {
 	}
 	c.Name = filepath.Base(c.state)
 	c.Logger = slog.New(slog.NewTextHandler(errs, &slog.HandlerOptions{Level: level}))
+	c.StateDir, c.gate.Logger = c.state, c.Logger
 	return c, nil
 }
 
@@ -104,26 +116,20 @@ func (c *config) openStore(ctx context.Context) (store.Store, func(), error) {
 	return nil, nil, fmt.Errorf("-datastore %q: want file:DIR, etcd:URL or kube:FILE", c.datastore)
 }
 
-func (c *config) openBackend() (backends.Backend, func(), error) {
+func (c *config) openBackend() (backends.Backend, error) {
 	switch c.backend {
 	case "nftables":
 		o := nftables.Options{Logger: c.Logger}
 		o.Render.Table, o.Render.Counters = c.table, true
-		b, err := nftables.New(o)
-		if err != nil {
-			return nil, nil, err
-		}
-		return b, func() { _ = b.Close() }, nil
+		return nftables.New(o)
 	case "iptables":
 		o := iptables.Options{Logger: c.Logger}
 		o.Render.Prefix = c.table
-		b, err := iptables.New(o)
-		if err != nil {
-			return nil, nil, err
-		}
-		return b, func() {}, nil
+		return iptables.New(o)
+	case "ebpf":
+		return ebpf.New(ebpf.Options{Table: c.table, Logger: c.Logger})
 	}
-	return nil, nil, fmt.Errorf("-backend %q: want nftables or iptables", c.backend)
+	return nil, fmt.Errorf("-backend %q: want nftables, iptables or ebpf", c.backend)
 }
 
 func run(ctx context.Context, args []string, errs io.Writer) error {
@@ -131,28 +137,26 @@ func run(ctx context.Context, args []string, errs io.Writer) error {
 	if err != nil {
 		return err
 	}
-	b, closeBackend, err := c.openBackend()
-	if err != nil {
+	if c.Backend, err = c.openBackend(); err != nil {
 		return err
 	}
-	defer closeBackend()
-	c.Backend = b
+	if x, ok := c.Backend.(io.Closer); ok {
+		defer x.Close()
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
 	if c.watchdog {
-		return confirm.Watch(os.Stdin, os.Stdout, b, confirm.Options{Dir: c.state, Logger: c.Logger})
+		return confirm.Watch(os.Stdin, os.Stdout, c.Backend, confirm.Options{Dir: c.state, Logger: c.Logger})
 	}
-	c.Guard, err = confirm.New(ctx, b, confirm.Options{
+	c.Guard, err = confirm.New(ctx, c.Backend, confirm.Options{
 		Dir: c.state, Logger: c.Logger, Command: []string{self, "-watchdog", "-backend", c.backend, "-table", c.table, "-state", c.state},
 	})
 	if err != nil {
 		return err
 	}
-	if c.confirm > 0 {
-		c.Confirm = agent.OfResources(c.confirm)
-	}
+	c.Confirm = agent.OfResources(c.confirm)
 	storeCtx, endStore := context.WithCancel(context.WithoutCancel(ctx))
 	s, closeStore, err := c.openStore(storeCtx)
 	if err != nil {
@@ -164,10 +168,15 @@ func run(ctx context.Context, args []string, errs io.Writer) error {
 	if c.Host, err = netif.New(netif.Options{Node: c.node, Logger: c.Logger}); err != nil {
 		return err
 	}
+	if c.Gate, err = liveflow.NewGate(c.gate); err != nil {
+		return err
+	}
 	a, err := agent.New(c.Options)
 	if err != nil {
 		return err
 	}
+	ended := serve.Start(ctx, serve.Options{Agent: a, Backend: c.Backend, Logger: c.Logger}, "unix:"+filepath.Join(c.state, "agent.sock"), c.listen)
+	defer ended()
 	confirmed := make(chan os.Signal, 1)
 	signal.Notify(confirmed, syscall.SIGUSR1)
 	defer func() { signal.Stop(confirmed); close(confirmed) }()

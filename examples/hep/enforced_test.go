@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -38,7 +39,8 @@ func runEnforces(t *testing.T, a place) {
 			here := []string{"--netns", fmt.Sprintf("/proc/self/fd/%d", pair.Host.FD()), "--backend", backend, "--state", t.TempDir()}
 			ctx, cancel := context.WithCancel(t.Context())
 			var said safeBuffer
-			ended := make(chan int)
+			defer cancel()
+			ended := make(chan int, 1)
 			go func() {
 				ended <- run(ctx, append(append([]string{"run", "--node", "host-a", "--on-stop", "open"}, flags...), here...), &output{out: &said, err: &said, format: "table"}, nil)
 			}()
@@ -51,6 +53,12 @@ func runEnforces(t *testing.T, a place) {
 			until("enforced     2")
 			hep(t, append([]string{"delete", "gnp", "access"}, flags...)...)
 			until("enforced     3")
+			require.Contains(t, hep(t, append([]string{"status"}, here...)...), "enforcing generation 3 ")
+			var st statusResult
+			require.NoError(t, json.Unmarshal([]byte(hep(t, append([]string{"status", "-o", "json"}, here...)...)), &st))
+			require.EqualValues(t, 3, st.Agent.Enforced)
+			require.Contains(t, st.Interfaces[0].Addresses, "10.9.0.1/24")
+			require.NotEmpty(t, st.Counters)
 			cancel()
 			require.Zero(t, <-ended, said.String())
 			require.Equal(t, 3, strings.Count(said.String(), "enforced"), said.String())

@@ -16,7 +16,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hostpolicy/hostpolicy/backends/agent"
-	"github.com/hostpolicy/hostpolicy/backends/liveflow"
 	"github.com/hostpolicy/hostpolicy/backends/netif"
 	"github.com/hostpolicy/hostpolicy/backends/store"
 	"github.com/hostpolicy/hostpolicy/examples/serve"
@@ -96,25 +95,20 @@ the last generation stays until the documents or the flow go away.
 			if within > 0 {
 				o.Confirm = agent.OfResources(within)
 			}
-			gate, err := g.open(t.fd, out)
+			if o.Gate, err = g.open(t.fd, out); err != nil {
+				return err
+			}
+			a, err := agent.New(o)
 			if err != nil {
 				return err
 			}
-			gated(&o, gate)
-			a, err := agent.New(o)
+			socket, err := t.agentAddress()
 			if err != nil {
 				return err
 			}
 			var beside sync.WaitGroup
 			beside.Go(func() { tell(ctx, out, a) })
-			if listen != "" {
-				beside.Go(func() {
-					h := serve.Handler(serve.Options{Agent: a, Backend: b, Logger: o.Logger})
-					if err := serve.Listen(ctx, listen, h, nil); err != nil {
-						fmt.Fprintln(out.err, out.paint(red, "--listen: "+err.Error()))
-					}
-				})
-			}
+			beside.Go(serve.Start(ctx, serve.Options{Agent: a, Backend: b, Logger: o.Logger}, socket, listen))
 			err = a.Run(ctx)
 			beside.Wait()
 			return err
@@ -134,27 +128,6 @@ the last generation stays until the documents or the flow go away.
 	cmd.Flags().BoolVar(&o.AlertOnly, "alert-only", false, "report what others do to the rules, and do not mend it")
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "say more on standard error")
 	return cmd
-}
-
-// gated puts a gate before an agent, which ends the flows that are to end behind it.
-func gated(o *agent.Options, g *liveflow.Gate) {
-	o.BeforeApply = func(ctx context.Context, c *agent.Change) error {
-		p, m := c.Program()
-		if p == nil {
-			return nil
-		}
-		return g.Before(ctx, p, m)
-	}
-	log := o.Logger
-	o.AfterApply = func(ctx context.Context, c *agent.Change, _ agent.Receipt) {
-		p, m := c.Program()
-		if p == nil {
-			return
-		}
-		if _, err := g.After(ctx, p, m); err != nil {
-			log.Warn("flows could not be cut", "error", err)
-		}
-	}
 }
 
 // tell prints a line for each generation, and what keeps the newest from being enforced.

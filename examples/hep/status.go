@@ -21,6 +21,7 @@ import (
 // statusResult is what `hep status` says, for machines.
 type statusResult struct {
 	Node       string            `json:"node"`
+	Agent      *agentStatus      `json:"agent,omitempty"` // nil if none runs
 	State      backends.State    `json:"state"`
 	Endpoints  []endpointStatus  `json:"endpoints"`
 	Interfaces []interfaceStatus `json:"interfaces"`
@@ -56,13 +57,27 @@ func statusCommand(out *output, stdin *os.File) *cobra.Command {
 	var t target
 	var idle bool
 	cmd := &cobra.Command{
-		Use:   "status -f FILE",
-		Short: "Compare the kernel with documents, and show what was counted",
+		Use:   "status [-f FILE]",
+		Short: "Show what a running agent enforces, compare the kernel with documents, and show what was counted",
 		Long: `status reads back what the kernel enforces and lists every difference from what the documents come to; it shows the
 endpoints and interfaces of this host, the problems of the documents, and the packets and bytes counted for each rule,
-busiest first. Exit code 1 means that there is a difference.`,
+busiest first. Exit code 1 means that there is a difference.
+
+If an agent runs here (hep run, of the same backend, table, namespace and --state), it says which generation is enforced,
+what keeps a newer one from it, and what it has mended; without -f all of it is what the agent says.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			runs, err := t.askAgent(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if len(in.files) == 0 && runs != nil {
+				r, err := t.agentResult(cmd.Context(), runs)
+				if err != nil {
+					return err
+				}
+				return printStatus(out, r, idle)
+			}
 			s, _, err := in.snapshot()
 			if err != nil {
 				return err
@@ -77,6 +92,7 @@ busiest first. Exit code 1 means that there is a difference.`,
 			}
 			defer done()
 			r := hostStatus(s)
+			r.Agent = runs
 			if r.State, err = b.Adopt(ctx, prog, members); err != nil {
 				return err
 			}
@@ -163,7 +179,10 @@ func printStatus(out *output, r statusResult, idle bool) error {
 			out.table(header, rows)
 		}
 	}
+	printAgent(out, r.Agent)
 	switch {
+	case r.Agent != nil && len(r.Endpoints) == 0 && r.State.Present && len(r.State.Drift) == 0:
+		fmt.Fprintln(out.out, "fingerprint", out.paint(dim, short(r.State.Fingerprint)))
 	case !r.State.Present:
 		fmt.Fprintln(out.out, out.paint(red, "nothing of ours is in the kernel: this host is unprotected; run hep apply"))
 	case len(r.State.Drift) > 0:
@@ -195,6 +214,7 @@ func printStatus(out *output, r statusResult, idle bool) error {
 	for _, i := range r.Interfaces {
 		by := cell{i.Endpoint, bold}
 		switch {
+		case len(r.Endpoints) == 0 && r.Agent != nil: // who governs it is not known here
 		case i.Workload:
 			by = cell{"(workload)", dim}
 		case i.Endpoint == "":

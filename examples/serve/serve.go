@@ -7,6 +7,7 @@
 //	/readyz    200 while the newest generation, or an older one while a newer is on its way, is enforced and the datastore
 //	           is followed, else 503 and the reason
 //	/counters  what was counted for each rule, busiest first, as JSON; ?limit=N
+//	/enforced  200 and the receipt when the kernel enforces ?kind, namespace, name at ?version, 504 if not ?within
 //	/metrics   for Prometheus
 //
 // It tells what the policy of the host is, and does not ask who wants to know: listen at an address that only those reach
@@ -19,7 +20,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"slices"
 	"strconv"
@@ -110,6 +110,7 @@ func Handler(o Options) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", o.status)
 	mux.HandleFunc("GET /counters", o.counters)
+	mux.HandleFunc("GET /enforced", o.enforced)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		why := ""
 		if o.Agent.Status().Phase == agent.Stopped {
@@ -213,28 +214,4 @@ func (o Options) counters(w http.ResponseWriter, r *http.Request) {
 		out = append(out, counter{c, c.Origin.Pos})
 	}
 	o.json(w, out)
-}
-
-// Listen answers at an address until ctx ends. Ready, if it is not nil, is called with the address that it listens at.
-func Listen(ctx context.Context, address string, h http.Handler, ready func(net.Addr)) error {
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		return err
-	}
-	if ready != nil {
-		ready(l.Addr())
-	}
-	s := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, WriteTimeout: time.Minute, IdleTimeout: time.Minute}
-	stop := context.AfterFunc(ctx, func() {
-		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-		defer cancel()
-		if s.Shutdown(end) != nil {
-			_ = s.Close()
-		}
-	})
-	defer stop()
-	if err := s.Serve(l); ctx.Err() == nil {
-		return err
-	}
-	return nil
 }
