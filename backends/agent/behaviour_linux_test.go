@@ -5,6 +5,8 @@ package agent_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,6 +22,7 @@ import (
 	"github.com/hostpolicy/hostpolicy/backends/agent"
 	"github.com/hostpolicy/hostpolicy/backends/agent/agenttest"
 	"github.com/hostpolicy/hostpolicy/backends/confirm"
+	"github.com/hostpolicy/hostpolicy/backends/ebpf"
 	"github.com/hostpolicy/hostpolicy/backends/nftables"
 	"github.com/hostpolicy/hostpolicy/backends/store"
 	"github.com/hostpolicy/hostpolicy/backends/store/memory"
@@ -77,6 +80,61 @@ func TestMendsWhatOthersDo(t *testing.T) {
 			return s.Drift.Findings > i && s.Drift.Repaired && s.Phase == agent.Enforcing
 		})
 		require.Equal(t, before, nft(t, ns, "list", "ruleset"), harm)
+	}
+}
+
+// What others do is noticed at once where the kernel tells of it, and what the agent itself does is no reason to look.
+func TestNoticesWhatOthersDo(t *testing.T) {
+	run := func(t *testing.T, ns *os.File, args ...string) {
+		t.Helper()
+		agenttest.In(t, ns, func() error {
+			out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
+			if err != nil {
+				err = errors.Join(err, errors.New(string(out)))
+			}
+			return err
+		})
+	}
+	for backend, harms := range map[string][]func(*testing.T, *os.File){
+		"nftables": {func(t *testing.T, ns *os.File) { run(t, ns, "nft", "flush", "table", "inet", "hostpolicy") }},
+		"iptables-nft": {
+			func(t *testing.T, ns *os.File) { run(t, ns, "iptables-nft", "-F", "INPUT") },
+			func(t *testing.T, ns *os.File) { run(t, ns, "ip6tables-nft", "-I", "INPUT", "-j", "ACCEPT") },
+		},
+		"ebpf": {
+			func(t *testing.T, ns *os.File) { run(t, ns, "nft", "delete", "table", "inet", "hostpolicy-ebpf") },
+			func(t *testing.T, _ *os.File) {
+				pins, err := filepath.Glob(fmt.Sprintf("%s-test/agent_%d_*/link_*", ebpf.DefaultPath, os.Getpid()))
+				require.NoError(t, err)
+				require.NotEmpty(t, pins)
+				require.NoError(t, os.Remove(pins[0]))
+			},
+		},
+	} {
+		t.Run(backend, func(t *testing.T) {
+			ns := newNetns(t)
+			b := openers[backend](t, int(ns.Fd()))
+			if c, ok := b.(io.Closer); ok {
+				t.Cleanup(func() { c.Close() })
+			}
+			s := memory.New()
+			a := start(t, agent.Options{Store: s, Host: agent.FixedHost(hostA), Backend: b, DriftEvery: time.Hour, Retry: time.Millisecond})
+			a.settled(t, create(t, s, endpoint+"---"+web)...)
+			a.settled(t, create(t, s, other("more", "101"))...)
+			if backend != "ebpf" { // it makes pins and a table at first, and looks once more for it
+				time.Sleep(100 * time.Millisecond) // for notices that must not come
+				require.Zero(t, a.Status().Drift.Checks)
+			}
+			for i, harm := range harms {
+				harm(t, ns)
+				a.until(t, "mended", func(s agent.Status) bool {
+					return s.Drift.Findings > i && s.Drift.Repaired && s.Phase == agent.Enforcing
+				})
+				st, err := b.Observe(t.Context())
+				require.NoError(t, err)
+				require.Empty(t, st.Drift)
+			}
+		})
 	}
 }
 

@@ -56,6 +56,9 @@ func (*Backend) Adopt(context.Context, *ir.Program, ir.Members) (backends.State,
 	return backends.State{}, unavailable()
 }
 
+// Notice returns an error that wraps ErrUnavailable.
+func (*Backend) Notice(context.Context, func()) error { return unavailable() }
+
 // FlowLog returns a source that cannot be read.
 func (*Backend) FlowLog() flowlog.Source { return flowlog.None{} }
 

@@ -52,3 +52,6 @@ func (*Backend) Check(*ir.Program, ir.Members) error { return unavailable() }
 
 // Boot returns an error that wraps ErrUnavailable.
 func (*Backend) Boot(*ir.Program, ir.Members) ([]byte, error) { return nil, unavailable() }
+
+// Notice returns an error that wraps ErrUnavailable.
+func (*Backend) Notice(context.Context, func()) error { return unavailable() }
