@@ -24,9 +24,10 @@ import (
 
 // cluster is what commands read that look at all hosts: resources, and descriptions of hosts if there are any.
 type cluster struct {
-	files []string
-	hosts []string
-	stdin io.Reader
+	files  []string
+	hosts  []string
+	native bool // datastores in Kubernetes hold projectcalico.org/v3
+	stdin  io.Reader
 }
 
 func (in *cluster) flags(cmd *cobra.Command) {
@@ -36,6 +37,7 @@ func (in *cluster) flags(cmd *cobra.Command) {
 
 func (in *cluster) hostFlags(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVar(&in.hosts, "host", nil, "a file that describes a host, or a directory of them (repeatable); other hosts are concluded from the documents")
+	cmd.Flags().BoolVar(&in.native, "native", false, "with kube: the resources of projectcalico.org/v3, not of crd.projectcalico.org/v1")
 }
 
 // load reads the resources, and says which hosts they are for.
@@ -43,7 +45,7 @@ func (in *cluster) load(ctx context.Context) (hostendpoint.Resources, []fleet.Ho
 	if len(in.files) == 0 {
 		return hostendpoint.Resources{}, nil, errors.New("nothing to read: give -f FILE, -f DIR or -f -")
 	}
-	r, err := readPolicies(ctx, in.files, in.stdin)
+	r, err := in.readPolicies(ctx, in.files)
 	if err != nil {
 		return r, nil, err
 	}
@@ -62,7 +64,7 @@ func (in *cluster) load(ctx context.Context) (hostendpoint.Resources, []fleet.Ho
 const storeTimeout = time.Minute
 
 // readPolicies reads documents from files, directories and datastores.
-func readPolicies(ctx context.Context, names []string, stdin io.Reader) (hostendpoint.Resources, error) {
+func (in *cluster) readPolicies(ctx context.Context, names []string) (hostendpoint.Resources, error) {
 	var files []string
 	var out hostendpoint.Resources
 	for _, name := range names {
@@ -71,13 +73,13 @@ func readPolicies(ctx context.Context, names []string, stdin io.Reader) (hostend
 			files = append(files, name)
 			continue
 		}
-		s := session{datastore: datastore{at: name}, timeout: storeTimeout}
+		s := session{datastore: datastore{at: name, native: in.native && kind == "kube"}, timeout: storeTimeout}
 		if err := s.in(ctx, func(ctx context.Context, st store.Store) error { return readStore(ctx, st, &out) }); err != nil {
-			return out, err
+			return out, fmt.Errorf("%s: %w", name, err)
 		}
 	}
 	if len(files) > 0 {
-		r, err := readResources(files, stdin)
+		r, err := readResources(files, in.stdin)
 		if err != nil {
 			return r, err
 		}

@@ -65,14 +65,17 @@ func TestKubernetes(t *testing.T) {
 
 // everything runs what must be the same on every datastore.
 func everything(t *testing.T, a place) {
-	t.Run("scripts", func(t *testing.T) {
-		testscript.Run(t, params("testdata/store", func(e *testscript.Env) {
-			e.Setenv("DS", a.datastore)
-			e.Setenv("NATIVE", strconv.FormatBool(a.native))
-			e.Setenv("KUBECONFIG", a.kubeconfig)
-			e.Setenv("HOME", e.WorkDir)
-		}))
-	})
+	// The fleet comes first: it is asked about all that a datastore holds.
+	for _, dir := range []string{"fleet", "store"} {
+		t.Run(dir, func(t *testing.T) {
+			testscript.Run(t, params("testdata/"+dir, func(e *testscript.Env) {
+				e.Setenv("DS", a.datastore)
+				e.Setenv("NATIVE", strconv.FormatBool(a.native))
+				e.Setenv("KUBECONFIG", a.kubeconfig)
+				e.Setenv("HOME", e.WorkDir)
+			}))
+		})
+	}
 	t.Run("watch", func(t *testing.T) { watchAcrossRestart(t, a) })
 	t.Run("run", func(t *testing.T) { runEnforces(t, a) })
 }

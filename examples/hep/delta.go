@@ -28,7 +28,7 @@ func (in *cluster) compare(ctx context.Context, before, after string, timeout ti
 	var groups [2][]*fleet.Group
 	hosts := 0
 	for i, name := range []string{before, after} {
-		r, err := readPolicies(ctx, []string{name}, in.stdin)
+		r, err := in.readPolicies(ctx, []string{name})
 		if err != nil {
 			return nil, err
 		}
@@ -75,6 +75,7 @@ type deltaChange struct {
 
 	brief, key string
 	share      float64
+	lost       bool // nobody wrote what decides now, but what did before
 }
 
 type deltaDecision struct {
@@ -124,6 +125,8 @@ func describeChange(x *analyze.Change) deltaChange {
 		return o.String()
 	}
 	y := deltaChange{Effect: picture.Effect(x), Before: decision(x.Before), After: decision(x.After)}
+	rule := func(o flow.Origin) bool { return o.Kind == flow.OriginPolicy || o.Kind == flow.OriginProfile }
+	y.lost = rule(x.Before.By) && !rule(x.After.By)
 	y.key = strings.Join([]string{y.Effect, name(x.Before.By), name(x.After.By), ""}, "\n")
 	return y
 }
@@ -235,7 +238,7 @@ func effectStyle(effect string) style {
 // not any more.
 func because(c *deltaChange) cell {
 	is, d := "now ", c.After
-	if d.Pos == "" && c.Before.Pos != "" {
+	if c.lost {
 		is, d = "no longer ", c.Before
 	}
 	text := is + d.By
