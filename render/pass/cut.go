@@ -178,9 +178,10 @@ func (c *cut) merge(out, list []ref, cell *cell) []ref {
 
 // pieces holds the wide rules of a cut, so that any range of them is a few calls.
 type pieces struct {
-	t    *tree
-	wide []ref
-	b    budget
+	t     *tree
+	wide  []ref
+	meets map[int][]int32 // by the index of a narrow rule: positions of wide ones before it that overlap, few or too many
+	b     budget
 }
 
 // cover appends the steps for the wide rules from a up to b.

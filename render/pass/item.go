@@ -9,7 +9,8 @@ import (
 // item is a rule of a run, with what its match says of each dimension.
 type item struct {
 	rule   ir.Rule
-	digest [16]byte // of the rule with its origin
+	digest [16]byte   // of the rule with its origin
+	block  ir.BlockID // what decides instead of the rule, unless ""; see hoist.go
 	*view
 }
 

@@ -41,14 +41,16 @@ const (
 
 // tree builds the trees of one program.
 type tree struct {
-	l      *lowerer
-	items  []item
-	blocks map[ir.BlockID]ir.Block
-	order  []ir.BlockID
-	memo   map[string]ir.BlockID // of lists at a depth
-	keys   map[ir.OriginID]flow.RuleKey
-	drafts [2]draft // room
-	lists  int      // lists that stayed longer than MinRules
+	l       *lowerer
+	items   []item
+	blocks  map[ir.BlockID]ir.Block
+	order   []ir.BlockID
+	memo    map[string]ir.BlockID // of lists at a depth
+	keys    map[ir.OriginID]flow.RuleKey
+	drafts  [2]draft       // room
+	detours map[string]ref // items with a block, by what they come of
+	looks   int            // that may still be spent on detours
+	lists   int            // lists that stayed longer than MinRules
 }
 
 // budget is what may be spent on a list.
@@ -59,7 +61,7 @@ type budget struct {
 }
 
 func (l *lowerer) trees(q *ir.Program) {
-	t := &tree{l: l, blocks: map[ir.BlockID]ir.Block{}, memo: map[string]ir.BlockID{}, keys: map[ir.OriginID]flow.RuleKey{}}
+	t := &tree{l: l, blocks: map[ir.BlockID]ir.Block{}, memo: map[string]ir.BlockID{}, keys: map[ir.OriginID]flow.RuleKey{}, detours: map[string]ref{}}
 	growth := l.o.Growth
 	if before := sizeOf(l.p).total(); before > 0 {
 		growth = max(1, growth*before/max(1, sizeOf(q).total()))
@@ -84,6 +86,7 @@ func (l *lowerer) trees(q *ir.Program) {
 				continue
 			}
 			list := t.load(b.Steps[from:to])
+			t.looks = looksPerRule * len(list)
 			before, stuck := len(t.order), t.lists
 			got := plain(t.node(list, budget{growth * len(list), pathsPerRule*len(list) + 10000, depth}))
 			steps = append(steps, got...)
@@ -231,7 +234,7 @@ func (t *tree) split(list []ref, c *cut, total bool, b budget) []step {
 		}
 	}
 	rest := refs(list, c.wide)
-	p := &pieces{t, rest, budget{max(3*wide, b.rules*wide/shared), b.paths / max(1, len(c.cells)), b.depth - 2}}
+	p := &pieces{t, rest, map[int][]int32{}, budget{max(3*wide, b.rules*wide/shared), b.paths / max(1, len(c.cells)), b.depth - 2}}
 	sw := ir.Switch{Key: []ir.Field{fieldOf[c.dim]}}
 	var behind ir.Target
 	if wide > 0 && !total {
@@ -268,7 +271,7 @@ func (t *tree) split(list []ref, c *cut, total bool, b budget) []step {
 			merged = t.within(merged[:0], all, c.dim, cell.span)
 			then, by = t.target(merged, share(len(merged)))
 		} else {
-			then, by = t.store(t.composed(list, c, cell, p, share(len(cell.narrow)))), 0
+			then, by = t.store(t.hoisted(list, c, cell, p, share(len(cell.narrow)))), 0
 		}
 		add(cell.span, then, by)
 		if open = cell.hi != c.dim.top(); open {
@@ -296,6 +299,9 @@ func (t *tree) target(list []ref, b budget) (ir.Target, ir.OriginID) {
 	}
 	if r := list[0]; t.always(r) && len(t.items[r.index()].rule.Do) == 0 {
 		rule := &t.items[r.index()].rule
+		if id := t.items[r.index()].block; id != "" {
+			return ir.Target{Block: id}, 0
+		}
 		return ir.Target{Outcome: rule.Then}, rule.Origin
 	}
 	return ir.Target{Block: t.block(list, b)}, 0
@@ -334,7 +340,11 @@ func plain(steps []step) []ir.Step {
 // ruleStep returns the rule without the clauses that are known to hold.
 func (t *tree) ruleStep(r ref) step {
 	it := &t.items[r.index()]
-	return step{t.rule(r), it.digest, it.dropped(r)}
+	rule := t.rule(r)
+	if it.block != "" {
+		return step{ir.Call{Match: rule.Match, Block: it.block}, it.digest, it.dropped(r)}
+	}
+	return step{rule, it.digest, it.dropped(r)}
 }
 
 // store makes a block of steps. Its ID is a hash of its content, so that blocks stay the same while rules elsewhere
@@ -351,8 +361,9 @@ func (t *tree) store(steps []step) ir.Target {
 		case ir.Rule:
 			buf = append(append(buf, 'r'), s.digest[:]...)
 			buf = binary.BigEndian.AppendUint64(buf, s.drop)
-		case ir.Call: // its match, if any, is that of the Switch before it
-			buf = append(append(buf, 'c', byte(len(x.Match))), x.Block...)
+		case ir.Call: // its match, if any, is that of the Switch before it, or of an item
+			buf = append(append(buf, 'c', byte(min(len(x.Match), 255))), s.digest[:]...)
+			buf = append(binary.BigEndian.AppendUint64(buf, s.drop), x.Block...)
 		case ir.Switch:
 			buf = append(buf, 's', byte(x.Key[0]))
 			for _, c := range x.Cases {
