@@ -83,7 +83,7 @@ func (f *follower) follow(ctx context.Context, good func()) error {
 	defer ask.Close()
 	wake := make(chan struct{}, 1)
 	ended := make(chan error, 1)
-	go func() { ended <- listen(notices, wake) }()
+	go func() { ended <- f.listen(notices, wake) }()
 	stopped := false
 	defer func() {
 		notices.Close()
@@ -158,17 +158,21 @@ func (f *follower) dial() (*netlink.Conn, error) {
 			return nil, unavailable(err)
 		}
 	}
-	_ = c.SetReadBuffer(1 << 20) // with less, more is lost, which costs a look
+	_ = c.SetReadBuffer(f.buffer)
+	if f.dialed != nil {
+		f.dialed(c)
+	}
 	return c, nil
 }
 
 // listen wakes for notices until the socket is closed.
-func listen(c *netlink.Conn, wake chan<- struct{}) error {
+func (f *follower) listen(c *netlink.Conn, wake chan<- struct{}) error {
 	for {
 		msgs, err := c.Receive()
 		relevant := false
 		switch {
-		case errors.Is(err, unix.ENOBUFS): // notices were lost
+		case errors.Is(err, unix.ENOBUFS):
+			f.lost.Add(1)
 			relevant = true
 		case err != nil:
 			return fmt.Errorf("rtnetlink: notices: %w", err)

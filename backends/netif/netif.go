@@ -14,11 +14,13 @@ package netif
 
 import (
 	"errors"
+	"io"
 	"log/slog"
 	"net/netip"
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hostpolicy/hostpolicy/hostendpoint"
@@ -55,7 +57,11 @@ var ErrUnavailable = errors.New("interfaces cannot be followed here")
 // be released.
 type Monitor struct {
 	opts   Options
-	groups []uint32 // whose notices are listened to
+	groups []uint32        // whose notices are listened to
+	buffer int             // of the socket for them, in bytes
+	dialed func(io.Closer) // of tests: is given that socket
+
+	lost atomic.Uint64
 
 	mu    sync.Mutex
 	links []Link
@@ -81,8 +87,13 @@ func New(o Options) (*Monitor, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Monitor{opts: o, groups: groups}, nil
+	// With a smaller buffer more notices are lost, which costs a look.
+	return &Monitor{opts: o, groups: groups, buffer: 1 << 20}, nil
 }
+
+// Lost returns how often the kernel had more notices than it could keep. Nothing is missed for that: the host is looked
+// at then.
+func (m *Monitor) Lost() uint64 { return m.lost.Load() }
 
 // Links returns what the kernel had when Follow or Look looked last, sorted by name; nil if they never did.
 func (m *Monitor) Links() []Link {
