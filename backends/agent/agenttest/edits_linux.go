@@ -34,14 +34,20 @@ type Edits struct {
 	Seed      uint64                         // of what is random
 	Options   func(*agent.Options)           // nil, or what to change about the agent
 	Between   func(m *Machine, sequence int) // nil, or what else to do between sequences, while the agent runs
+
+	// Compared, if it is not nil, is called when the kernel has been found right behind a sequence, with how many edits of
+	// resources and interfaces and how many starts of the agent there were. Fixed says behind which sequences the resources
+	// are always the same, so that what is measured can be compared.
+	Compared func(sequence, edits, starts int)
+	Fixed    func(sequence int) bool
 }
 
 // node is the name of the host.
 const node = "host-a"
 
 // Run edits resources, interfaces and addresses at random while an agent runs, and stops and starts it. Packets come in
-// all the while. After each
-// sequence of edits the kernel must have what a compiler makes of the resources and the host as they are, from nothing.
+// all the while. After each sequence of edits the kernel must have what a compiler makes of the resources and the host as
+// they are, from nothing.
 func (e Edits) Run(t *testing.T) {
 	r := &editing{Edits: e, T: t, rand: rand.New(rand.NewPCG(e.Seed, 0)), machine: NewMachine(t), links: map[string][]string{}}
 	var err error
@@ -53,6 +59,7 @@ func (e Edits) Run(t *testing.T) {
 	r.start()
 	defer func() { r.stop() }()
 	for i := range e.Sequences {
+		r.fixed = e.Fixed != nil && e.Fixed(i)
 		r.sequence()
 		if e.Between != nil {
 			e.Between(r.machine, i)
@@ -63,6 +70,9 @@ func (e Edits) Run(t *testing.T) {
 			r.start()
 		}
 		r.compare(i)
+		if e.Compared != nil {
+			e.Compared(i, r.edits, r.starts)
+		}
 	}
 }
 
@@ -81,6 +91,9 @@ type editing struct {
 	scratch backends.Backend
 	links   map[string][]string
 
+	fixed         bool // the sequence leads to the same resources whenever it is so
+	edits, starts int
+
 	agent   *agent.Agent
 	backend backends.Backend
 	cancel  context.CancelFunc
@@ -88,6 +101,7 @@ type editing struct {
 }
 
 func (e *editing) start() {
+	e.starts++
 	e.backend = e.Open(e.T, int(e.machine.Host.Fd()))
 	o := agent.Options{Store: e.Store, Host: e.monitor, Backend: e.backend}
 	if e.Options != nil {
@@ -116,7 +130,11 @@ func (e *editing) stop() {
 // sequence edits on the way from the present resources to random other ones.
 func (e *editing) sequence() {
 	want := map[hostendpoint.ID]hostendpoint.Object{}
-	for o := range policytest.Generate(e.rand.Uint64(), policytest.Size{}).Resources.All() {
+	seed := e.rand.Uint64()
+	if e.fixed {
+		seed = 1
+	}
+	for o := range policytest.Generate(seed, policytest.Size{}).Resources.All() {
 		want[o.ID().Stored()] = o
 	}
 	have := e.list()
@@ -149,7 +167,7 @@ func (e *editing) sequence() {
 	}
 	e.rand.Shuffle(len(then), func(i, j int) { then[i], then[j] = then[j], then[i] })
 	for _, do := range slices.Concat(first, then) {
-		if e.rand.IntN(10) == 0 {
+		if e.rand.IntN(10) == 0 && !e.fixed {
 			continue // some edits never happen
 		}
 		do()
@@ -167,6 +185,7 @@ func (e *editing) sequence() {
 
 // done takes note of what a store says. It may refuse what it does not have, what is in use, and what is missing.
 func (e *editing) done(_ hostendpoint.Object, err error) {
+	e.edits++
 	var s *store.Error
 	if err != nil && !errors.As(err, &s) {
 		require.NoError(e.T, err)
@@ -193,6 +212,7 @@ func (e *editing) list() map[hostendpoint.ID]hostendpoint.Object {
 
 // interfaces changes one thing about the interfaces.
 func (e *editing) interfaces() {
+	e.edits++
 	names := []string{"eth0", "eth1", "wan0", "cali1"}
 	addrs := []string{"10.9.0.1/24", "10.8.0.1/24", "fd00:9::1/64", "fd00:8::1/64"}
 	name := names[e.rand.IntN(len(names))]

@@ -22,6 +22,14 @@ import (
 // NewNetns returns a network namespace that lives as long as its test.
 func NewNetns(t testing.TB) *os.File {
 	t.Helper()
+	f := newNetns(t)
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+// newNetns returns a network namespace that lives until it is closed.
+func newNetns(t testing.TB) *os.File {
+	t.Helper()
 	var f *os.File
 	onThread(t, func() error {
 		err := unix.Unshare(unix.CLONE_NEWNET)
@@ -34,7 +42,6 @@ func NewNetns(t testing.TB) *os.File {
 		}
 		return errors.Join(err, os.WriteFile("/proc/sys/net/ipv6/conf/default/addr_gen_mode", []byte("1"), 0))
 	})
-	t.Cleanup(func() { f.Close() })
 	return f
 }
 
@@ -161,6 +168,24 @@ func (m *Machine) DeleteAddress(name, addr string) {
 	l, err := m.host.LinkByName(name)
 	require.NoError(m, err)
 	require.NoError(m, m.host.AddrDel(l, &netlink.Addr{IPNet: ipNet(addr)}))
+}
+
+// Storm has interfaces come, all at once as far as that can be, and go again with a namespace that has their other ends.
+func (m *Machine) Storm(interfaces int) {
+	m.Helper()
+	before, err := m.host.LinkList()
+	require.NoError(m, err)
+	ns := newNetns(m)
+	for i := range interfaces {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = fmt.Sprint("storm", i)
+		require.NoError(m, m.host.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: fmt.Sprint("s", i), PeerNamespace: netlink.NsFd(ns.Fd())}))
+	}
+	require.NoError(m, ns.Close())
+	require.Eventually(m, func() bool {
+		left, err := m.host.LinkList()
+		return err == nil && len(left) <= len(before)
+	}, Patience, 50*time.Millisecond)
 }
 
 // Rename gives an interface another name.
