@@ -43,6 +43,7 @@ type indexSelector struct {
 	name     string
 	selector Selector
 	bounds   restriction
+	known    int32           // a leaf that holds for every candidate, or none
 	matches  []selectorMatch // in no order
 	seen     uint64          // by candidateSelectors
 	held     uint64          // by refresh: the endpoint matched it before
@@ -101,7 +102,10 @@ func (x *Index) PutSelector(name string, s Selector) []Change {
 		x.unlinkSelector(sel)
 	}
 	sel.selector = s
-	sel.bounds = s.restriction(x.weigh)
+	sel.bounds, sel.known = s.restriction(x.weigh), none
+	if len(sel.bounds.atoms) == 1 {
+		sel.known = s.tree.leafOf(sel.bounds.atoms[0])
+	}
 	x.linkSelector(sel)
 
 	candidates := x.candidateEndpoints(sel) // begins a new round
@@ -111,7 +115,7 @@ func (x *Index) PutSelector(name string, s Selector) []Change {
 	}
 	come, stay := x.hits[:0], 0
 	for ep := range candidates {
-		if !sel.bounds.exact && !s.Matches(ep.labels) {
+		if !sel.matchesCandidate(ep.labels) {
 			continue
 		}
 		ep.hit = x.round
@@ -330,7 +334,7 @@ func (x *Index) refresh(ep *indexEndpoint, changes []Change) []Change {
 
 	now := x.found[:0]
 	for sel := range x.candidateSelectors(ep) { // begins a new round
-		if sel.bounds.exact || sel.selector.Matches(labels) {
+		if sel.matchesCandidate(labels) {
 			sel.hit = x.round
 			now = append(now, sel)
 		}
@@ -356,6 +360,11 @@ func (x *Index) refresh(ep *indexEndpoint, changes []Change) []Change {
 	clear(now) // not to keep what is deleted
 	sortBySelector(changes[before:])
 	return changes
+}
+
+// matchesCandidate reports whether sel matches the labels of an endpoint that was found by its atoms.
+func (sel *indexSelector) matchesCandidate(labels MapLabels) bool {
+	return sel.bounds.exact || sel.selector.tree != nil && sel.selector.tree.matchMapKnowing(labels, sel.known)
 }
 
 // enter adds ep to the endpoints that match sel.

@@ -42,6 +42,36 @@ func (t *tree) matchMap(m MapLabels) bool {
 	return i == accept
 }
 
+// matchMapKnowing is matchMap for labels for which one leaf is known to hold.
+func (t *tree) matchMapKnowing(m MapLabels, known int32) bool {
+	nodes := t.nodes
+	i := int32(0)
+	for uint(i) < uint(len(nodes)) {
+		n := &nodes[i]
+		if i == known {
+			i = n.then
+			continue
+		}
+		v, ok := m[n.label]
+		i = n.other
+		if t.holds(n, v, ok) {
+			i = n.then
+		}
+	}
+	return i == accept
+}
+
+// leafOf returns a leaf that says just what the atom says; none if there is none.
+func (t *tree) leafOf(a atom) int32 {
+	for i := range t.nodes {
+		n := &t.nodes[i]
+		if n.label == a.label && (!a.any && n.op == OpEqual && n.value == a.value || a.any && n.op == OpHas) {
+			return int32(i)
+		}
+	}
+	return none
+}
+
 func (t *tree) match(labels Labels) bool {
 	i := int32(0)
 	for i >= 0 {
