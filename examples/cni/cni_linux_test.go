@@ -27,6 +27,7 @@ import (
 	"github.com/hostpolicy/hostpolicy/backends/nftables"
 	"github.com/hostpolicy/hostpolicy/backends/store"
 	"github.com/hostpolicy/hostpolicy/backends/store/file"
+	agenthttp "github.com/hostpolicy/hostpolicy/examples/serve"
 	"github.com/hostpolicy/hostpolicy/policy"
 )
 
@@ -63,19 +64,20 @@ func TestMain(m *testing.M) {
 
 // node is a host with an agent, and the runtime that starts workloads there.
 type node struct {
-	t    *testing.T
-	pair *lab.Pair
-	dir  string // of the agent's store
-	conf string // directory of network configurations
-	a    *agent.Agent
-	s    store.Store
+	t      *testing.T
+	pair   *lab.Pair
+	dir    string // of the agent's store
+	conf   string // directory of network configurations
+	socket string // of the agent
+	a      *agent.Agent
+	s      store.Store
 }
 
 const network = `{
   "cniVersion": "1.1.0", "name": "shop",
   "plugins": [
     {"type": "ptp", "ipMasq": false, "ipam": {"type": "host-local", "dataDir": %q, "ranges": [[{"subnet": "10.65.0.0/24"}], [{"subnet": "fd00:65::/64"}]], "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]}},
-    {"type": "hostpolicy", "directory": %q, "interfacePrefixes": ["veth"], "labels": {"network": "shop"}, "capabilities": {"labels": true}}
+    {"type": "hostpolicy", "directory": %q, "interfacePrefixes": ["veth"], "wait": "50s", "agent": %q, "labels": {"network": "shop"}, "capabilities": {"labels": true}}
   ]
 }`
 
@@ -103,8 +105,8 @@ func newNode(t *testing.T) *node {
 	p, err := lab.NewPair()
 	require.NoError(t, err, "this test needs root")
 	t.Cleanup(func() { p.Close() })
-	n := &node{t: t, pair: p, dir: t.TempDir(), conf: t.TempDir()}
-	require.NoError(t, os.WriteFile(filepath.Join(n.conf, "10-shop.conflist"), fmt.Appendf(nil, network, t.TempDir(), n.dir), 0o600))
+	n := &node{t: t, pair: p, dir: t.TempDir(), conf: t.TempDir(), socket: filepath.Join(t.TempDir(), "agent.sock")}
+	require.NoError(t, os.WriteFile(filepath.Join(n.conf, "10-shop.conflist"), fmt.Appendf(nil, network, t.TempDir(), n.dir, n.socket), 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(n.dir, "policy.yaml"), []byte(policies), 0o600))
 	n.run(p.Host, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
 	n.run(p.Peer, "ip", "route", "add", "10.65.0.0/24", "via", lab.PairHost4.Addr().String())
@@ -121,9 +123,11 @@ func newNode(t *testing.T) *node {
 	require.NoError(t, err)
 	done := make(chan error, 1)
 	go func() { done <- n.a.Run(ctx) }()
+	answers := agenthttp.Start(ctx, agenthttp.Options{Agent: n.a}, "unix:"+n.socket)
 	t.Cleanup(func() {
 		cancel()
 		require.NoError(t, <-done)
+		answers()
 		<-d.Done()
 		b.Close()
 	})
@@ -201,9 +205,29 @@ func (n *node) start(name string, labels map[string]string) *workload {
 	a, ok := netip.AddrFromSlice(r.IPs[0].Address.IP)
 	require.True(n.t, ok)
 	w.addr = a.Unmap()
+	// ADD has waited: there is nothing left to wait for.
+	ctx, cancel := context.WithCancel(n.t.Context())
+	cancel()
+	_, err = n.a.WaitReceipt(ctx, func(r *agent.Receipt) bool {
+		for _, x := range r.Objects {
+			if x.ID.Kind == "NetworkSet" && !x.Deleted && strings.Contains(n.filed(x), w.name) {
+				return true
+			}
+		}
+		return false
+	})
+	require.NoError(n.t, err)
 	serve(n.t, ns, netip.AddrPortFrom(w.addr, 8080))
-	n.enforced()
 	return w
+}
+
+// filed returns what the store has of a version.
+func (n *node) filed(v agent.ObjectVersion) string {
+	o, err := n.s.Get(n.t.Context(), v.ID)
+	if err != nil || o.Meta().ResourceVersion != v.ResourceVersion {
+		return ""
+	}
+	return fmt.Sprint(o.Meta().Labels)
 }
 
 func serve(t *testing.T, ns lab.Netns, at netip.AddrPort) {
@@ -365,6 +389,8 @@ func TestRefusals(t *testing.T) {
 		{"a label that is not to be claimed", "ADD", conf(`, "labels": {"projectcalico.org/namespace": "kube-system"}`, ifaces, ips), "reserved"},
 		{"a label that is none", "ADD", conf(`, "labels": {"a b": "c"}`, ifaces, ips), "not a label key"},
 		{"no directory", "ADD", `{"cniVersion": "1.1.0", "name": "shop", "type": "hostpolicy"}`, "directory: missing"},
+		{"a wait that is none", "ADD", conf(`, "wait": "soon", "agent": "/x"`, ifaces, ips), "no duration up to 50s"},
+		{"a wait for nobody", "ADD", conf(`, "wait": "1s"`, ifaces, ips), "agent: missing"},
 		{"a directory that is not there", "STATUS", `{"cniVersion": "1.1.0", "name": "shop", "type": "hostpolicy", "directory": "/nonexistent"}`, `"code": 50`},
 		{"an old version", "ADD", `{"cniVersion": "0.1.0", "name": "shop", "type": "hostpolicy"}`, "incompatible"},
 	} {
@@ -397,6 +423,11 @@ func TestRefusals(t *testing.T) {
 	out, err := call(t, "VERSION", `{"cniVersion": "1.1.0"}`)
 	require.NoError(t, err)
 	require.Contains(t, out, `"1.1.0"`)
+	// An agent that does not answer in time fails ADD, which may be tried again.
+	out, err = call(t, "ADD", conf(`, "wait": "1s", "agent": "/nonexistent/agent.sock"`, ifaces, ips))
+	require.Error(t, err)
+	require.Contains(t, out, "not known to be enforced")
+	require.Contains(t, out, `"code": 11`)
 	// DEL where nothing was ever filed.
 	out, err = call(t, "DEL", `{"cniVersion": "1.1.0", "name": "shop", "type": "hostpolicy", "directory": "/nonexistent"}`)
 	require.NoError(t, err, out)

@@ -57,14 +57,17 @@ func add(args *skel.CmdArgs) error {
 		return err
 	}
 	err = c.with(func(ctx context.Context, s store.Store) error {
-		_, err := s.Create(ctx, o)
+		made, err := s.Create(ctx, o)
 		if errors.Is(err, store.ErrAlreadyExists) { // of an ADD that was killed: the addresses are others
 			if _, err = s.Delete(ctx, o.ID(), store.DeleteOptions{}); err == nil || errors.Is(err, store.ErrNotFound) {
-				_, err = s.Create(ctx, o)
+				made, err = s.Create(ctx, o)
 			}
 		}
 		if err != nil {
 			return tryAgain("the workload cannot be filed", err)
+		}
+		if err := c.enforced(context.WithoutCancel(ctx), made); err != nil {
+			return tryAgain("the workload is filed, but not known to be enforced", err)
 		}
 		return nil
 	})

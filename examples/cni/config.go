@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
@@ -26,6 +27,12 @@ type config struct {
 
 	// Directory is that of the agent's file store. Required.
 	Directory string `json:"directory"`
+	// Wait is how long ADD waits until the agent enforces what it says of the workload, such as "5s", up to 50 s; ADD fails
+	// with error 11, try again later, if that takes longer. "" is not at all: the agent follows within milliseconds.
+	Wait string `json:"wait,omitempty"`
+	// Agent is the socket at which the agent answers, agent.sock in its state directory. Required with Wait.
+	Agent string `json:"agent,omitempty"`
+	wait  time.Duration
 	// InterfacePrefixes say how interfaces of workloads begin on the host, as the agent's configuration does. Nil is
 	// Calico's "cali".
 	InterfacePrefixes []string `json:"interfacePrefixes,omitempty"`
@@ -77,6 +84,16 @@ func parse(stdin []byte) (*config, error) {
 	}
 	if c.Directory == "" {
 		return nil, invalid("directory: missing")
+	}
+	if c.Wait != "" {
+		d, err := time.ParseDuration(c.Wait)
+		switch {
+		case err != nil || d <= 0 || d > 50*time.Second:
+			return nil, invalid("wait: %q is no duration up to 50s", c.Wait)
+		case c.Agent == "":
+			return nil, invalid("agent: missing, and wait asks for it")
+		}
+		c.wait = d
 	}
 	if slices.Contains(c.InterfacePrefixes, "") {
 		return nil, invalid("interfacePrefixes: an empty one would make every interface one of a workload")
