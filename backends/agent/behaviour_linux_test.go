@@ -138,6 +138,57 @@ func TestNoticesWhatOthersDo(t *testing.T) {
 	}
 }
 
+// Early boot enforces what was enforced last, and the agent takes over from it.
+func TestBootRuleset(t *testing.T) {
+	for backend, open := range openers {
+		t.Run(backend, func(t *testing.T) {
+			ns := newNetns(t)
+			boot := filepath.Join(t.TempDir(), "boot")
+			s := memory.New()
+			begin := func() (*running, backends.Backend) {
+				b := open(t, int(ns.Fd()))
+				if c, ok := b.(io.Closer); ok {
+					t.Cleanup(func() { c.Close() })
+				}
+				return start(t, agent.Options{Store: s, Host: agent.FixedHost(hostA), Backend: b, BootFile: boot, OnStop: agent.Open}), b
+			}
+			rules := func() string {
+				if strings.HasPrefix(backend, "iptables") {
+					var out []byte
+					agenttest.In(t, ns, func() (err error) {
+						out, err = exec.Command(backend + "-save").Output()
+						return err
+					})
+					return string(out)
+				}
+				return nft(t, ns, "list", "ruleset")
+			}
+			a, _ := begin()
+			a.settled(t, create(t, s, endpoint+"---"+web)...)
+			require.NoError(t, a.stop())
+			require.NotContains(t, rules(), "policy:default/web/")
+			agenttest.In(t, ns, func() error {
+				out, err := exec.Command(boot).CombinedOutput()
+				if err != nil {
+					err = errors.Join(err, errors.New(string(out)))
+				}
+				return err
+			})
+			require.Contains(t, rules(), "policy:default/web/")
+			a, b := begin()
+			a.until(t, "enforcing", func(s agent.Status) bool { return s.Phase == agent.Enforcing })
+			st, err := b.Observe(t.Context())
+			require.NoError(t, err)
+			require.True(t, st.Present)
+			require.Empty(t, st.Drift)
+			require.NotContains(t, rules(), "-boot")
+			if backend != "ebpf" { // whose rules are none that these commands show
+				require.Equal(t, 1, strings.Count(rules(), "policy:default/web/"), rules())
+			}
+		})
+	}
+}
+
 func TestOnlyReportsWhatOthersDo(t *testing.T) {
 	ns := newNetns(t)
 	s := memory.New()

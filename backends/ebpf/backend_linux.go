@@ -36,6 +36,7 @@ type Backend struct {
 	devices  map[int]*held // links at devices, by index
 	outdated []*held       // of another version of the programs
 	watcher  *watcher
+	unbooted bool     // there is no table of early boot
 	last     *applied // nil before the first success
 	gens     uint64   // number of the generation in force
 	slots    slots

@@ -56,6 +56,9 @@ func (*Backend) Adopt(context.Context, *ir.Program, ir.Members) (backends.State,
 	return backends.State{}, unavailable()
 }
 
+// Boot returns an error that wraps ErrUnavailable.
+func (*Backend) Boot(*ir.Program, ir.Members) ([]byte, error) { return nil, unavailable() }
+
 // Notice returns an error that wraps ErrUnavailable.
 func (*Backend) Notice(context.Context, func()) error { return unavailable() }
 

@@ -32,7 +32,7 @@ func (b *Backend) Teardown(ctx context.Context) error {
 	if err := removeTable(b.ns, b.opts.Table); err != nil {
 		errs = append(errs, &Error{"teardown", "table " + b.opts.Table, err})
 	}
-	errs = append(errs, removePins(b.opts.Path))
+	errs = append(errs, removeTable(b.ns, b.opts.Table+bootTable), removePins(b.opts.Path))
 	b.forget()
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("ebpf: teardown: %w", err)
