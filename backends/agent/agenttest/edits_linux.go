@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -20,6 +21,7 @@ import (
 	"github.com/hostpolicy/hostpolicy/hostendpoint"
 	"github.com/hostpolicy/hostpolicy/policy"
 	"github.com/hostpolicy/hostpolicy/policy/compile"
+	"github.com/hostpolicy/hostpolicy/policy/ir"
 	"github.com/hostpolicy/hostpolicy/policy/policytest"
 )
 
@@ -247,34 +249,44 @@ func (e *editing) compare(sequence int) {
 	e.Helper()
 	ctx, cancel := context.WithTimeout(e.T.Context(), Patience)
 	defer cancel()
-	host, err := e.monitor.Look(ctx)
-	require.NoError(e.T, err)
 	var res hostendpoint.Resources
 	for _, o := range e.list() {
 		res.Add(o)
 	}
-	s, err := policy.Resolve(res, host, policy.Config{})
-	require.NoError(e.T, err)
-	p, m, err := compile.Compile(s)
-	require.NoError(e.T, err)
-	want, err := e.scratch.Apply(ctx, p, m)
-	require.NoError(e.T, err)
+	var host hostendpoint.Host
+	var p *ir.Program
+	var want backends.Receipt
 	for {
 		changed := e.agent.Changed()
+		// The kernel takes its time, a second and more, with addresses of IPv6 on interfaces that have come up.
+		now, err := e.monitor.Look(ctx)
+		require.NoError(e.T, err)
+		if p == nil || !reflect.DeepEqual(now, host) {
+			host = now
+			s, err := policy.Resolve(res, host, policy.Config{})
+			require.NoError(e.T, err)
+			var m ir.Members
+			p, m, err = compile.Compile(s)
+			require.NoError(e.T, err)
+			want, err = e.scratch.Apply(ctx, p, m)
+			require.NoError(e.T, err)
+		}
 		st := e.agent.Status()
 		if st.Phase == agent.Enforcing && st.Receipt.Kernel.Fingerprint == want.Fingerprint {
-			break
+			state, err := e.backend.Observe(ctx)
+			require.NoError(e.T, err)
+			if state.Fingerprint == want.Fingerprint { // and nothing has changed since
+				require.True(e.T, state.Present)
+				require.Empty(e.T, state.Drift)
+				return
+			}
 		}
 		select {
 		case <-changed:
+		case <-time.After(time.Second):
 		case <-ctx.Done():
 			require.FailNow(e.T, "the kernel never gets what it should have", "sequence %d, seed %d: %s, generation %d of %d, error %v, held %v\nwant %s\nhost %v, agent's %v",
 				sequence, e.Seed, st.Phase, st.Enforced, st.Wanted, st.Err, st.Held, p, host, st.Host)
 		}
 	}
-	state, err := e.backend.Observe(ctx)
-	require.NoError(e.T, err)
-	require.True(e.T, state.Present)
-	require.Empty(e.T, state.Drift)
-	require.Equal(e.T, want.Fingerprint, state.Fingerprint)
 }
