@@ -20,11 +20,15 @@ type memory struct {
 
 // newMemory makes a map for size bytes.
 func newMemory(size int) (*memory, error) {
-	m, err := ebpf.NewMap(memorySpec((size + render.LineSize - 1) / render.LineSize))
+	m, err := ebpf.NewMap(memorySpec((size + render.ChunkSize - 1) / render.ChunkSize))
 	if err != nil {
 		return nil, err
 	}
-	return mapMemory(m)
+	x, err := mapMemory(m)
+	if err == nil {
+		x.bytes = x.bytes[:size]
+	}
+	return x, err
 }
 
 // mapMemory takes over a map; it is closed if that fails.
@@ -35,14 +39,14 @@ func mapMemory(m *ebpf.Map) (*memory, error) {
 		return nil, err
 	}
 	id, _ := info.ID()
-	size := int(m.MaxEntries()) * render.LineSize
+	size := int(m.MaxEntries()) * render.ChunkSize
 	page := unix.Getpagesize()
 	b, err := unix.Mmap(m.FD(), 0, (size+page-1)/page*page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		m.Close()
 		return nil, err
 	}
-	return &memory{m: m, id: uint32(id), mapped: b, bytes: b[:size]}, nil
+	return &memory{m: m, id: uint32(id), mapped: b, bytes: b[:render.Used(b[:size])]}, nil
 }
 
 func (m *memory) close() {

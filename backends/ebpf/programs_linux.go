@@ -20,9 +20,9 @@ import (
 const memoryFlags = unix.BPF_F_MMAPABLE | unix.BPF_F_INNER_MAP
 
 // memorySpec describes the memory of a generation.
-func memorySpec(lines int) *ebpf.MapSpec {
+func memorySpec(chunks int) *ebpf.MapSpec {
 	return &ebpf.MapSpec{
-		Name: "hp_memory", Type: ebpf.Array, KeySize: 4, ValueSize: render.LineSize, MaxEntries: uint32(max(1, lines)), Flags: memoryFlags,
+		Name: "hp_memory", Type: ebpf.Array, KeySize: 4, ValueSize: render.ChunkSize, MaxEntries: uint32(max(1, chunks)), Flags: memoryFlags,
 	}
 }
 

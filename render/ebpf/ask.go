@@ -53,7 +53,7 @@ func (e *emitter) ask() {
 	// So that the verifier need not tell which rows are there when it follows the search: it would try all combinations. It
 	// remembers which numbers are the same, too, so that each is loaded by itself.
 	for axis := classify.L4; int(axis) < numAxes; axis++ {
-		e.load(r1, r8, 4*listZero, asm.Word)
+		e.load(r1, r8, 4*listOnes, asm.Word)
 		e.setField(fRow(axis), r1)
 	}
 	e.axes(func(axis classify.Axis, next string) {
@@ -63,6 +63,10 @@ func (e *emitter) ask() {
 		e.reg(asm.Xor, r0, r1)
 		e.setField(fRow(axis), r0)
 	})
+	for _, f := range [...]int{fState, fInC, fOutC, fHook} { // it forgets what stands in the first half, too
+		e.field(r1, f)
+		e.setField(f, r1)
+	}
 	// Zero, but not to the verifier: it would follow a number that it knows through each step of the search.
 	e.load(r1, r8, 4*listZero, asm.Word)
 	e.setField(fStart, r1)

@@ -13,6 +13,11 @@ import (
 const (
 	lineSize  = 64
 	lineCells = lineSize / 4
+
+	// The map of a generation holds chunks of so many lines. Programs read the first one, which nearly always is the
+	// whole, without the help of the kernel.
+	chunkShift = 16
+	chunkLines = 1 << chunkShift
 )
 
 // maxCells bounds the memory: an address must leave a bit free for the mark of a node.

@@ -71,8 +71,9 @@ const (
 	fInC     = 92  // class of the interface it came by
 	fOutC    = 100 // class of the interface it leaves by
 	fHook    = 108 //
-	fPage    = 112 // what the rows of all dimensions have in common in one page, 64 bytes
-	fSize    = 176
+	fHide    = 116 // for numbers of which the verifier need know nothing
+	fPage    = 120 // what the rows of all dimensions have in common in one page, 64 bytes
+	fSize    = 184
 )
 
 // fRow is where the cell of the row of an axis is: in a first half, as a number of which nothing is known.
@@ -174,6 +175,12 @@ func (e *emitter) setSum(src asm.Register) {
 	e.setField(fSumHigh, src)
 }
 
+// hide makes a number of 32 bits one of which the verifier knows nothing, and forgets where it came from.
+func (e *emitter) hide(r asm.Register) {
+	e.setField(fHide, r)
+	e.field(r, fHide)
+}
+
 // view loads from the view, in functions that have a frame.
 func (e *emitter) view(dst asm.Register, at int, s asm.Size) {
 	e.field64(dst, fView)
@@ -196,24 +203,62 @@ func (e *emitter) kfunc(id int64) {
 	e.add(asm.Instruction{OpCode: asm.OpCode(asm.JumpClass).SetJumpOp(asm.Call), Src: asm.PseudoKfuncCall, Constant: id})
 }
 
-// line leaves the address of a line in R0, or jumps to fail. It uses the stack at fp-4 and R1 to R5.
+// line leaves the address of a line in R0, or jumps to fail. It uses R1 to R5.
 func (e *emitter) line(number asm.Register, fail string) {
-	e.store(fp, -4, number, asm.Word)
-	e.field64(r1, fBlob)
-	e.mov(r2, fp)
-	e.imm(asm.Add, r2, -4)
-	e.add(asm.FnMapLookupElem.Call())
-	e.ifImm(asm.JEq, r0, 0, fail)
+	far, done := e.label("line.far"), e.label("line")
+	e.mov(r1, number)
+	e.ifImm(asm.JGE, r1, chunkLines, far)
+	e.imm(asm.LSh, r1, 6)
+	e.field64(r0, fHead)
+	e.reg(asm.Add, r0, r1)
+	e.jump(done)
+	e.mark(far)
+	e.mov(r2, r1)
+	e.far(fail)
+	e.mark(done)
 }
 
 // cell leaves the address of a cell in R0, or jumps to fail. Addr must survive calls; it is changed.
 func (e *emitter) cell(addr asm.Register, width int32, fail string) {
-	e.mov(r3, addr)
-	e.imm(asm.RSh, r3, 4)
+	far, done := e.label("cell.far"), e.label("cell")
+	e.ifImm(asm.JGE, addr, chunkLines*lineCells, far)
+	e.imm(asm.And, addr, chunkLines*lineCells-width)
+	e.imm(asm.LSh, addr, 2)
+	e.field64(r0, fHead)
+	e.jump(done)
+	e.mark(far)
+	e.mov(r2, addr)
+	e.imm(asm.RSh, r2, 4)
 	e.imm(asm.And, addr, lineCells-width)
 	e.imm(asm.LSh, addr, 2)
-	e.line(r3, fail)
+	e.far(fail)
+	e.mark(done)
 	e.reg(asm.Add, r0, addr)
+}
+
+// far leaves the address of line R2, which is behind the first chunk, in R0, or jumps to fail.
+func (e *emitter) far(fail string) {
+	e.mov(r1, r6)
+	e.call(fnFar)
+	e.ifImm(asm.JEq, r0, 0, fail)
+}
+
+// farLine is the function that far calls.
+func (e *emitter) farLine() {
+	e.mark(fnFar)
+	e.mov(r7, r2)
+	e.imm(asm.RSh, r2, chunkShift)
+	e.store(fp, -4, r2, asm.Word)
+	e.load(r1, r1, fBlob, asm.DWord)
+	e.mov(r2, fp)
+	e.imm(asm.Add, r2, -4)
+	e.add(asm.FnMapLookupElem.Call())
+	e.ifImm(asm.JEq, r0, 0, "far.none")
+	e.imm(asm.And, r7, chunkLines-1)
+	e.imm(asm.LSh, r7, 6)
+	e.reg(asm.Add, r0, r7)
+	e.mark("far.none")
+	e.ret()
 }
 
 // ones replaces x by the number of bits set in it. It uses t and u.

@@ -163,6 +163,7 @@ func (m *image) list(line uint32) []byte {
 	if rec[listKind] != kindSearch {
 		return b
 	}
+	b = num(b, m.row(rec[listOnes], rec[listSums], rec[listPages]))
 	for axis := classify.L4; int(axis) < numAxes; axis++ {
 		if rec[listAxes]>>axis&1 == 0 {
 			continue

@@ -29,7 +29,7 @@ const Backend = "ebpf"
 
 // Artifact is a generation. It is immutable and safe for concurrent use.
 type Artifact struct {
-	// Memory is what the map of the generation holds, in lines of LineSize bytes.
+	// Memory is what the map of the generation holds from its beginning on.
 	Memory []byte
 	// Hooks are those that have an entry. Programs whose hooks have none need not be there.
 	Hooks flow.HookSet
@@ -49,8 +49,16 @@ type Artifact struct {
 	sum       render.ElementSum
 }
 
-// LineSize is the size of the values of the map of the generation.
-const LineSize = lineSize
+// ChunkSize is the size of the values of the map of the generation.
+const ChunkSize = lineSize * chunkLines
+
+// Used returns how much of the map of a generation is in use, in bytes; all if it is none.
+func Used(memory []byte) int {
+	if len(memory) >= lineSize && binary.LittleEndian.Uint32(memory) == magic {
+		return min(len(memory), lineSize*int(binary.LittleEndian.Uint32(memory[4*headLines:])))
+	}
+	return len(memory)
+}
 
 var _ render.Artifact = (*Artifact)(nil)
 

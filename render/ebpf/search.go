@@ -23,6 +23,7 @@ const (
 	fnTrie128 = "trie128"  // root, key, key -> cell
 	fnPoint   = "endpoint" // line, shift, 1 for the destination, cell of all others -> cell
 	fnEvent   = "event"    // event
+	fnFar     = "far"      // line -> its address, or 0
 )
 
 // Consult is the name of the one function of a program that is global. Its arguments are the program's context, or a
@@ -51,6 +52,7 @@ func (e *emitter) functions() {
 	e.trie32()
 	e.trie128()
 	e.endpoint()
+	e.farLine()
 	if !e.quiet {
 		e.event()
 	}
@@ -77,10 +79,28 @@ func (e *emitter) all(dst asm.Register) {
 // common are the axes that most rules ask about. A list that asks about no other ones need not be asked about each.
 var common = [...]classify.Axis{classify.L4, classify.SrcAddr, classify.DstAddr, classify.DstPort}
 
+// rareAxes are all others, as bits.
+func rareAxes() (rare int32) {
+	for axis := classify.L4; int(axis) < numAxes; axis++ {
+		if !slices.Contains(common[:], axis) {
+			rare |= 1 << axis
+		}
+	}
+	return rare
+}
+
 // axes does something for each axis that the list has; next is the label behind it. It uses R1.
 func (e *emitter) axes(do func(axis classify.Axis, next string)) {
-	end := e.label("axes.end")
-	one := func(axis classify.Axis) {
+	one := e.each(do)
+	for _, axis := range common {
+		one(axis)
+	}
+	e.rare(one)
+}
+
+// each returns what does something for an axis if the list has it.
+func (e *emitter) each(do func(axis classify.Axis, next string)) func(classify.Axis) {
+	return func(axis classify.Axis) {
 		has, next := e.label("axis"), e.label("axis.next")
 		e.list(r1, listAxes)
 		e.add(asm.JSet.Imm(r1, 1<<axis, has))
@@ -89,15 +109,12 @@ func (e *emitter) axes(do func(axis classify.Axis, next string)) {
 		do(axis, next)
 		e.mark(next)
 	}
-	var rare int32
-	for axis := classify.L4; int(axis) < numAxes; axis++ {
-		if slices.Contains(common[:], axis) {
-			one(axis)
-		} else {
-			rare |= 1 << axis
-		}
-	}
-	some := e.label("axes.rare")
+}
+
+// rare does something for each axis that is not common, if there are any. It uses R1.
+func (e *emitter) rare(one func(classify.Axis)) {
+	rare := rareAxes()
+	some, end := e.label("axes.rare"), e.label("axes.end")
 	e.list(r1, listAxes)
 	e.add(asm.JSet.Imm(r1, rare, some))
 	e.jump(end)
@@ -116,14 +133,21 @@ func (e *emitter) summary() {
 	e.mov(r6, r1)
 	e.mov(r7, r2)
 	e.imm(asm.LSh, r7, 1)
-	e.all(r8)
-	e.axes(func(axis classify.Axis, _ string) {
+	join := func(axis classify.Axis, first bool) {
 		e.field(r9, fRow(axis))
 		e.reg(asm.Add, r9, r7)
 		e.cell(r9, 2, "summary.fail")
+		if first {
+			e.load(r8, r0, 0, asm.DWord)
+			return
+		}
 		e.load(r0, r0, 0, asm.DWord)
 		e.reg(asm.And, r8, r0)
-	})
+	}
+	for i, axis := range common {
+		join(axis, i == 0)
+	}
+	e.rare(e.each(func(axis classify.Axis, _ string) { join(axis, false) }))
 	e.setSum(r8)
 	e.set(r0, 0)
 	e.ret()
@@ -179,6 +203,7 @@ func (e *emitter) step() {
 	e.imm(asm.LSh, r7, 6)
 	e.reg(asm.Add, r8, r7)
 	e.mark("step.found")
+	e.hide(r8)
 	e.mov(r1, r6)
 	e.mov(r2, r8)
 	e.call(fnAct)
@@ -218,8 +243,43 @@ func (e *emitter) step() {
 	e.jump("step.done")
 }
 
-// page joins page R7 of the rows of all dimensions, and leaves out the rules before the one at which the search stands.
+// page joins page R7 of the rows of all dimensions, and leaves out the rules before the one at which the search stands. It
+// goes on at step.bit with the first word that has a bit set in R8, and its number in R9, or behind page.
 func (e *emitter) page(fail string) {
+	const slow = "page.slow"
+	e.list(r1, listAxes)
+	e.add(asm.JSet.Imm(r1, rareAxes(), slow))
+	e.field(r1, fStart)
+	e.mov(r2, r7)
+	e.imm(asm.LSh, r2, pageShift)
+	e.ifReg(asm.JGT, r1, r2, slow)
+	e.list(r9, listSums)
+	e.imm(asm.LSh, r9, 1)
+	e.reg(asm.Add, r9, r7)
+	for i, axis := range common {
+		e.field(r8, fRow(axis))
+		e.reg(asm.Add, r8, r9)
+		e.cell(r8, 1, fail)
+		e.load(r1, r0, 0, asm.Word)
+		e.line(r1, fail)
+		e.store(fp, -8*(i+1), r0, asm.DWord)
+	}
+	pages := [...]asm.Register{r2, r3, r4, r5}
+	for i := range common {
+		e.load(pages[i], fp, -8*(i+1), asm.DWord)
+	}
+	for w := range pageWords {
+		e.load(r8, r2, 8*w, asm.DWord)
+		for _, p := range pages[1:] {
+			e.load(r1, p, 8*w, asm.DWord)
+			e.reg(asm.And, r8, r1)
+		}
+		e.set(r9, int32(w))
+		e.ifImm(asm.JNE, r8, 0, "step.bit")
+	}
+	e.set(r0, 0)
+	e.ret()
+	e.mark(slow)
 	for i := range pageWords {
 		e.all(r8) // each by itself: the verifier remembers which numbers are the same
 		e.setField64(fPage+8*i, r8)

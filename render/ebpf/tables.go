@@ -68,6 +68,7 @@ const (
 	listL4      = 8 // trie, and the cell of the row for a packet without value
 	listIn      = 10
 	listOut     = 11 // cell of the rows by class
+	listOnes    = 15 // cell of a row in which all bits are set
 	listSrcEnd  = 12 // table of endpoints: cell of its blocks, shift of hashes, and the row of all others
 	listDstEnd  = 20
 	listSrc     = 16 // tries of both families
@@ -105,8 +106,9 @@ type builder struct {
 	blob
 	tables  *classify.Tables
 	dims    map[dimID]dimension
-	lists   []uint32 // lines
-	counted []uint32 // cells of the actions that have an origin
+	lists   []uint32             // lines
+	ones    map[[2]uint32]uint32 // rows in which all bits are set, by their size
+	counted []uint32             // cells of the actions that have an origin
 	keys    []flow.RuleKey
 	origins uint32 // cell
 }
@@ -122,7 +124,7 @@ type dimension struct {
 
 // build fills the memory of a generation.
 func build(t *classify.Tables, p *ir.Program, o Options) (*builder, error) {
-	b := &builder{tables: t, dims: map[dimID]dimension{}}
+	b := &builder{tables: t, dims: map[dimID]dimension{}, ones: map[[2]uint32]uint32{}}
 	b.lines(1 + len(flow.Hooks) + 1)
 	var cuts []cut
 	for _, c := range t.NameCuts() {
@@ -284,6 +286,7 @@ func (b *builder) search(rec []uint32, matcher int) error {
 		pages := (words + pageWords - 1) / pageWords
 		rec[listSums], rec[listPages] = uint32(summaryWords(pages)), uint32(pages)
 	}
+	rec[listOnes] = b.allOnes([2]uint32{rec[listSums], rec[listPages]})
 	for i := range m.Dims {
 		d, err := b.dimension(dimID{matcher, i}, &m.Dims[i])
 		if err != nil {
@@ -316,6 +319,36 @@ func (b *builder) search(rec []uint32, matcher int) error {
 		}
 	}
 	return nil
+}
+
+// allOnes writes a row in which all bits are set, once. Programs take it for dimensions that are not there.
+func (b *builder) allOnes(size [2]uint32) uint32 {
+	at, ok := b.ones[size]
+	if ok {
+		return at
+	}
+	sums, pages := int(size[0]), int(size[1])
+	var line uint32
+	if pages > 0 {
+		line = b.lines(1)
+		for i := range lineCells {
+			b.line(line, 1)[i] = ^uint32(0)
+		}
+	}
+	b.align(lineCells)
+	row := make([]uint32, 2*sums+pages)
+	for i := range row {
+		if row[i] = ^uint32(0); i >= 2*sums {
+			row[i] = line
+		}
+	}
+	// Bits for pages that are not there would lead behind the row.
+	if rest := pages % 64; pages > 0 && rest > 0 {
+		put64(row[2*(sums-1):], 1<<rest-1)
+	}
+	at = b.array(row)
+	b.ones[size] = at
+	return at
 }
 
 // A page holds the bits of 512 rules: one line.
