@@ -86,11 +86,11 @@ func (r *reader) open(ref uint32, kind trieKind, above int) *node {
 	l := r.at(at*lineCells, lineCells)
 	n := &node{below: l[nodeBelow], above: l[nodeAbove], values: l[nodeValues]}
 	mask := key{}
-	shift, half := int(l[nodeShift]), int(l[nodeHalf])
+	shift, half := int(l[nodeShift]), l[nodeHalf]
 	if kind.wide {
 		x := r.at((at+1)*lineCells, lineCells)
 		n.prefix, mask = key{get64(x), get64(x[2:])}, key{get64(x[4:]), get64(x[6:])}
-		n.depth = 8*half + 7 - shift/8
+		n.depth = 8*int(half) + 7 - shift/8
 	} else {
 		n.prefix, mask = key{lo: kind.base | uint64(l[nodePrefix])}, byteMask(12).or(key{lo: uint64(l[nodeMask])})
 		n.depth = 15 - shift/8
@@ -109,6 +109,10 @@ func (r *reader) open(ref uint32, kind trieKind, above int) *node {
 	}
 	if starts[0]&1 == 0 || r.bad {
 		r.bad = true
+		return n
+	}
+	if !kind.wide && half != 0 {
+		n.count = copy(n.to[:], r.at(n.values, len(n.to)))
 		return n
 	}
 	values := r.at(n.values, n.count)

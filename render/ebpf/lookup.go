@@ -5,7 +5,12 @@ package ebpf
 import "github.com/cilium/ebpf/asm"
 
 // follow writes one step of a trie: R7 is the result so far, R0 the node, R1 the byte. The result is in R7.
-func (e *emitter) follow(fail string) {
+func (e *emitter) follow(fail string, narrow bool) {
+	direct, found := e.label("follow.direct"), e.label("follow")
+	if narrow {
+		e.load(r2, r0, 4*nodeDirect, asm.Word)
+		e.ifImm(asm.JNE, r2, 0, direct)
+	}
 	e.mov(r2, r1)
 	e.imm(asm.RSh, r2, 6)
 	e.imm(asm.And, r2, 3)
@@ -24,6 +29,13 @@ func (e *emitter) follow(fail string) {
 	e.ones(r3, r1, r2)
 	e.reg(asm.Add, r7, r3)
 	e.imm(asm.Sub, r7, 1)
+	if narrow {
+		e.jump(found)
+		e.mark(direct)
+		e.load(r7, r0, 4*nodeValues, asm.Word)
+		e.reg(asm.Add, r7, r1)
+		e.mark(found)
+	}
 	e.cell(r7, 1, fail)
 	e.load(r7, r0, 0, asm.Word)
 }
@@ -48,7 +60,7 @@ func (e *emitter) trie32() {
 		e.load(r2, r0, 4*nodeShift, asm.Word)
 		e.reg(asm.RSh, r1, r2)
 		e.imm(asm.And, r1, 255)
-		e.follow(fail)
+		e.follow(fail, true)
 	}
 	e.mark("trie32.return")
 	e.mov(r0, r7)
@@ -104,7 +116,7 @@ func (e *emitter) trie128() {
 	e.load(r2, r0, 4*nodeShift, asm.Word)
 	e.reg(asm.RSh, r1, r2)
 	e.imm(asm.And, r1, 255)
-	e.follow(fail)
+	e.follow(fail, false)
 	e.jump("trie128.node")
 	e.mark("trie128.return")
 	e.mov(r0, r7)

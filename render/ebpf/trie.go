@@ -23,6 +23,9 @@ import (
 //	above  uint32     and behind it
 //	half   uint32     of 128 bits: 1 if the byte is in the lower half
 //
+// A node of 32 bits that tells many bytes apart has a result for each value of the byte instead, which are found without
+// counting bits; what is half otherwise says so.
+//
 // A node of 128 bits has a second line with prefix and mask, two words each.
 const (
 	nodePrefix = 8
@@ -33,6 +36,9 @@ const (
 	nodeBelow  = 13
 	nodeAbove  = 14
 	nodeHalf   = 15
+	nodeDirect = nodeHalf // of 32 bits
+
+	manyStarts = 32
 )
 
 // isNode marks what a trie finds as the line of a node.
@@ -224,6 +230,10 @@ func (b *blob) writeNode(at uint32, n *node, wide bool) {
 			values = append(values, to)
 		}
 	}
+	direct := !wide && len(values) >= manyStarts
+	if direct {
+		values = n.to[:]
+	}
 	cell := b.array(values)
 	var before uint32
 	count := 0
@@ -250,6 +260,9 @@ func (b *blob) writeNode(at uint32, n *node, wide bool) {
 	} else {
 		l[nodePrefix], l[nodeMask] = uint32(n.prefix.lo), uint32(mask.lo)
 		l[nodeShift] = uint32(120 - 8*n.depth)
+		if direct {
+			l[nodeDirect] = 1
+		}
 	}
 	l[nodeValues], l[nodeBefore], l[nodeBelow], l[nodeAbove] = cell, before, n.below, n.above
 }
