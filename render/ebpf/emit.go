@@ -81,10 +81,10 @@ func fRow(axis classify.Axis) int { return 40 + 8*int(axis-classify.L4) }
 
 // The names of the maps, as programs refer to them.
 const (
-	MapGeneration = "generation" // array of one map: the memory of the generation in force
-	MapCounters   = "counters"   // by slot: packets and bytes, for each processor
-	MapEvents     = "events"     // ring buffer
-	MapLimits     = "limits"     // for each processor: the budget of events, and how many were lost
+	MapGeneration = "memory_4" // array of one map: the memory of the generation in force, of this layout
+	MapCounters   = "counters" // by slot: packets and bytes, for each processor
+	MapEvents     = "events"   // ring buffer
+	MapLimits     = "limits"   // for each processor: the budget of events, and how many were lost
 )
 
 // emitter writes instructions.
@@ -284,13 +284,17 @@ func (e *emitter) ones(x, t, u asm.Register) {
 	e.imm(asm.RSh, x, 56)
 }
 
-// lowest replaces x, which is not 0, by the number of its lowest bit set. It uses t and u.
-func (e *emitter) lowest(x, t, u asm.Register) {
+// lowest replaces x, which is not 0, by the number of its lowest bit set. It uses t.
+func (e *emitter) lowest(x, t asm.Register) {
 	e.mov(t, x)
 	e.add(asm.Neg.Imm(t, 0))
 	e.reg(asm.And, x, t)
-	e.imm(asm.Sub, x, 1)
-	e.ones(x, t, u)
+	e.const64(t, deBruijn)
+	e.reg(asm.Mul, x, t)
+	e.imm(asm.RSh, x, 58)
+	e.field64(t, fHead)
+	e.reg(asm.Add, t, x)
+	e.load(x, t, int(bitsLine*lineSize), asm.Byte)
 }
 
 // check finds jumps that are too long for their instruction; the encoder would cut them off.

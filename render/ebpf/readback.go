@@ -75,6 +75,12 @@ func (c *comparison) read(r *reader, lists int) []meaning {
 		}
 		return b
 	})
+	add("bits", func() (b []byte) {
+		for _, x := range r.at(bitsLine*lineCells, lineCells) {
+			b = num(b, x)
+		}
+		return b
+	})
 	add("origins", func() (b []byte) {
 		for i := range head[headCount] {
 			x := r.at(head[headOrigins]+originCells*i, originCells)

@@ -177,7 +177,7 @@ func (e *emitter) step() {
 
 	e.mark("step.some")
 	e.mov(r8, r7)
-	e.lowest(r8, r2, r3)
+	e.lowest(r8, r2)
 	e.ifImm(asm.JEq, r1, 0, "step.found")
 	e.mov(r1, r7)
 	e.imm(asm.Sub, r1, 1)
@@ -197,7 +197,7 @@ func (e *emitter) step() {
 	e.set(r0, 0)
 	e.ret()
 	e.mark("step.bit")
-	e.lowest(r8, r2, r3)
+	e.lowest(r8, r2)
 	e.imm(asm.LSh, r7, 3)
 	e.reg(asm.Add, r7, r9)
 	e.imm(asm.LSh, r7, 6)

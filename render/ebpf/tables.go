@@ -16,6 +16,10 @@ import (
 const (
 	headFree = lineCells // line from which on nothing was ever in use
 
+	// Behind the lines of hooks stands the number of the lowest bit of a word, by what lowest makes of it.
+	bitsLine = 2 + numHooks
+	numHooks = uint32(flow.NormalOut)
+
 	// Before the lines of lists stands the number of the generation, 64 bits: it changes with them.
 	listsNumber = 2
 
@@ -33,7 +37,7 @@ const (
 	headNumber  = 14 // of the memory, 64 bits
 	headNoState = 3  // classify.NoState
 
-	magic = 0x33627068 // "hpb3"
+	magic = 0x34627068 // "hpb4"
 
 	entryFlags   = 0 // flagEntry and so on
 	entryDefault = 1 // outcome
@@ -125,7 +129,11 @@ type dimension struct {
 // build fills the memory of a generation.
 func build(t *classify.Tables, p *ir.Program, o Options) (*builder, error) {
 	b := &builder{tables: t, dims: map[dimID]dimension{}, ones: map[[2]uint32]uint32{}}
-	b.lines(1 + len(flow.Hooks) + 1)
+	b.lines(int(bitsLine + 1))
+	for i := range 64 {
+		at := int(deBruijn << i >> 58)
+		b.line(bitsLine, 1)[at/4] |= uint32(i) << (8 * (at % 4))
+	}
 	var cuts []cut
 	for _, c := range t.NameCuts() {
 		cuts = append(cuts, cut{keyOf(c.First), c.Class})
@@ -487,6 +495,9 @@ func freeSlot(block []uint32, at int) []uint32 {
 	}
 	return nil
 }
+
+// deBruijn has each number of six bits once in its bits.
+const deBruijn = uint64(0x03f79d71b4cb0a89)
 
 const (
 	hashA = 0x9e3779b97f4a7c15
