@@ -5,7 +5,6 @@ package ebpf_test
 import (
 	"fmt"
 	"net/netip"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -19,9 +18,8 @@ import (
 const (
 	turn   = 50 * time.Millisecond
 	rounds = 25
-	// onlyTracking makes the kernel track connections, and sink drops what no socket waits for.
-	onlyTracking = "table inet t {\n chain c {\n type filter hook input priority 0;\n ct state established accept\n }\n}\n"
-	sink         = "table inet sink {\n chain c {\n type filter hook input priority 1000;\n drop\n }\n}\n"
+	// sink drops what no socket waits for.
+	sink = "table inet sink {\n chain c {\n type filter hook input priority 1000;\n drop\n }\n}\n"
 )
 
 func enforce(b *testing.B, s *rate.Site, policies string) {
@@ -30,43 +28,11 @@ func enforce(b *testing.B, s *rate.Site, policies string) {
 	require.NoError(b, err)
 }
 
-func load(b *testing.B, s *rate.Site, ruleset string) {
-	s.Host.Do(b, func() {
-		c := exec.Command("nft", "-f", "-")
-		c.Stdin = strings.NewReader(ruleset)
-		out, err := c.CombinedOutput()
-		require.NoError(b, err, string(out))
-	})
-}
-
 // BenchmarkPacketRate compares the rate of UDP datagrams that the last of n policies allows with the rate without rules, and
 // with connection tracking alone.
 //
 //	go test -run '^$' -bench Rate -benchtime 1x ./backends/ebpf
-func BenchmarkPacketRate(b *testing.B) {
-	for _, n := range []int{10, 1000, 10000} {
-		b.Run(fmt.Sprintf("rules=%d/hit=last", n), func(b *testing.B) {
-			text, last := rate.Uniform(n, "UDP")
-			with, without, tracking := rate.NewSite(b), rate.NewSite(b), rate.NewSite(b)
-			for _, s := range []*rate.Site{with, without, tracking} {
-				s.Receive(b, last.DstPort)
-				s.Own(b, last)
-			}
-			load(b, tracking, onlyTracking)
-			enforce(b, with, text)
-			for b.Loop() {
-				talk := func(s *rate.Site) func() float64 {
-					return func() float64 { return s.Talk(b, turn, last, "InDelivers") }
-				}
-				r := rate.Compare(rounds, talk(without), talk(with), talk(tracking))
-				b.ReportMetric(r[0], "empty-pps")
-				b.ReportMetric(r[1], "pps")
-				b.ReportMetric(r[1]/r[0], "of-empty")
-				b.ReportMetric(r[2]/r[0], "conntrack-of-empty")
-			}
-		})
-	}
-}
+func BenchmarkPacketRate(b *testing.B) { rate.Packets(b, []int{10, 1000, 10000}, enforce) }
 
 // BenchmarkMixedRate compares frames for rules of many shapes with frames without rules: nothing but the way through the
 // host counts, and hardly a packet belongs to a connection.
@@ -77,9 +43,9 @@ func BenchmarkMixedRate(b *testing.B) {
 				text, tuples := rate.Mixed(n, seed)
 				with, without, tracking := rate.NewSite(b), rate.NewSite(b), rate.NewSite(b)
 				enforce(b, with, text)
-				load(b, tracking, onlyTracking)
+				tracking.Load(b, rate.OnlyTracking)
 				for _, s := range []*rate.Site{with, without, tracking} {
-					load(b, s, sink)
+					s.Load(b, sink)
 				}
 				for b.Loop() {
 					blast := func(s *rate.Site) func() float64 {

@@ -43,36 +43,14 @@ const (
 	rounds = 25
 )
 
-// onlyTracking makes the kernel track connections.
-const onlyTracking = "table inet t {\n chain c {\n type filter hook input priority 0;\n ct state established accept\n }\n}\n"
-
 // BenchmarkPacketRate compares the rate of UDP datagrams that the last of n policies allows with the rate without rules,
 // and with connection tracking alone. BenchmarkFrameRate leaves out what programs do.
 //
 //	go test -run '^$' -bench PacketRate -benchtime 1x ./backends/nftables
 func BenchmarkPacketRate(b *testing.B) {
-	for _, n := range []int{10, 100, 1000, 5000} {
-		b.Run(fmt.Sprintf("rules=%d/hit=last", n), func(b *testing.B) {
-			text, last := rate.Uniform(n, "UDP")
-			with, without, tracking := newSite(b), newSite(b), newSite(b)
-			for _, s := range []*site{with, without, tracking} {
-				s.Receive(b, last.DstPort)
-				s.Own(b, last)
-			}
-			tracking.nft(b, onlyTracking)
-			with.enforce(b, text, false)
-			for b.Loop() {
-				of := func(s *site) func() float64 {
-					return func() float64 { return s.Talk(b, turn, last, "InDelivers") }
-				}
-				r := rate.Compare(rounds, of(without), of(with), of(tracking))
-				b.ReportMetric(r[0], "empty-pps")
-				b.ReportMetric(r[1], "pps")
-				b.ReportMetric(r[1]/r[0], "of-empty")
-				b.ReportMetric(r[2]/r[0], "conntrack-of-empty")
-			}
-		})
-	}
+	rate.Packets(b, []int{10, 100, 1000, 5000}, func(b *testing.B, s *rate.Site, policies string) {
+		(&site{s}).enforce(b, policies, false)
+	})
 }
 
 // BenchmarkDenyRate compares the rate of datagrams that no policy allows with the rate of datagrams without rules.
@@ -106,7 +84,7 @@ func BenchmarkFrameRate(b *testing.B) {
 			for _, s := range []*site{with, without, tracking} {
 				s.Listen(b, last.DstPort)
 			}
-			tracking.nft(b, onlyTracking)
+			tracking.Load(b, rate.OnlyTracking)
 			with.enforce(b, text, false)
 			for b.Loop() {
 				of := func(s *site) func() float64 {

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rate
+
+import (
+	"fmt"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// OnlyTracking is a ruleset of nftables that makes the kernel track connections.
+const OnlyTracking = "table inet t {\n chain c {\n type filter hook input priority 0;\n ct state established accept\n }\n}\n"
+
+// Load has nftables load a ruleset in the host.
+func (s *Site) Load(b testing.TB, ruleset string) {
+	s.Host.Do(b, func() {
+		c := exec.Command("nft", "-f", "-")
+		c.Stdin = strings.NewReader(ruleset)
+		out, err := c.CombinedOutput()
+		require.NoError(b, err, string(out))
+	})
+}
+
+// Packets compares, for each number of policies, the rate of UDP datagrams that the last one allows with the rate without
+// rules, and with connection tracking alone, which nothing that knows of connections can do without.
+func Packets(b *testing.B, policies []int, enforce func(b *testing.B, s *Site, policies string)) {
+	for _, n := range policies {
+		b.Run(fmt.Sprintf("rules=%d/hit=last", n), func(b *testing.B) {
+			text, last := Uniform(n, "UDP")
+			with, without, tracking := NewSite(b), NewSite(b), NewSite(b)
+			for _, s := range []*Site{with, without, tracking} {
+				s.Receive(b, last.DstPort)
+				s.Own(b, last)
+			}
+			tracking.Load(b, OnlyTracking)
+			enforce(b, with, text)
+			for b.Loop() {
+				of := func(s *Site) func() float64 {
+					return func() float64 { return s.Talk(b, 50*time.Millisecond, last, "InDelivers") }
+				}
+				r := Compare(25, of(without), of(with), of(tracking))
+				b.ReportMetric(r[0], "empty-pps")
+				b.ReportMetric(r[1], "pps")
+				b.ReportMetric(r[1]/r[0], "of-empty")
+				b.ReportMetric(r[1]/r[2], "of-conntrack")
+				b.ReportMetric(r[2]/r[0], "conntrack-of-empty")
+			}
+		})
+	}
+}
