@@ -135,7 +135,7 @@ func (b *Backend) tidy(a *render.Artifact) int {
 		}
 	}
 	n := len(spare) + len(b.outdated)
-	err := errors.Join(b.remove(spare), b.removeOutdated(), b.table(a), b.syncDevices(a), b.unboot())
+	err := errors.Join(b.remove(spare), b.removeOutdated(), b.removeOldMaps(), b.table(a), b.syncDevices(a), b.unboot())
 	b.watch(a)
 	if err != nil {
 		b.log.Warn("something is left that is needed no more", "error", err)

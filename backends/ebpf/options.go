@@ -4,7 +4,8 @@
 //
 // The programs stand at the hooks where nftables would have its chains, read the state that the kernel's connection
 // tracking gives a packet, and look everything else up in one map, the memory of the generation in force. Apply fills
-// another one and puts it in its place: one write, which packets see as a whole. Programs, links and maps are pinned, so
+// another one and puts it in its place: one write, which packets see as a whole. ApplyMembers writes what differs into the
+// one that is there, and then one cell, with the same effect. Programs, links and maps are pinned, so
 // that the policy is enforced whether or not the process lives; a Backend of the same path takes them over.
 //
 // What BPF cannot do at netfilter hooks, a table of nftables does, which never changes with policy either: it keeps

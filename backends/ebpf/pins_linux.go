@@ -113,6 +113,22 @@ func (b *Backend) openMaps(missing bool) error {
 	return nil
 }
 
+// removeOldMaps takes away the maps of versions with another layout.
+func (b *Backend) removeOldMaps() error {
+	pins, err := filepath.Glob(b.pin("map", "*"))
+	if err != nil {
+		return &Error{"apply", "directory " + b.opts.Path, err}
+	}
+	specs := mapSpecs(b.opts)
+	var errs []error
+	for _, pin := range pins {
+		if _, ok := specs[strings.TrimPrefix(filepath.Base(pin), "map_")]; !ok {
+			errs = append(errs, os.Remove(pin))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // openLinks takes over the links that an earlier process made.
 func (b *Backend) openLinks() error {
 	files, err := os.ReadDir(b.opts.Path)

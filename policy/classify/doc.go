@@ -17,6 +17,9 @@
 // A rule is one bit only if each of its clauses asks about a single dimension. A clause that mixes dimensions, such as
 // a named port beside a port number, makes several bits with the same consequence.
 //
+// A [Follower] says which bits change where when a member of a set comes or goes, for executors that need not build
+// everything anew.
+//
 // Everything here is a pure function of the program and its members. The answers, verdict and origin, are those of
 // ir.Interpreter, without exception.
 package classify

@@ -81,10 +81,10 @@ func fRow(axis classify.Axis) int { return 40 + 8*int(axis-classify.L4) }
 
 // The names of the maps, as programs refer to them.
 const (
-	MapGeneration = "memory_4" // array of one map: the memory of the generation in force, of this layout
-	MapCounters   = "counters" // by slot: packets and bytes, for each processor
-	MapEvents     = "events"   // ring buffer
-	MapLimits     = "limits"   // for each processor: the budget of events, and how many were lost
+	MapGeneration = "memory_4"   // array of one map: the memory of the generation in force, of this layout
+	MapCounters   = "counters_4" // by slot: packets and bytes, for each processor
+	MapEvents     = "events"     // ring buffer
+	MapLimits     = "limits"     // for each processor: the budget of events, and how many were lost
 )
 
 // emitter writes instructions.

@@ -7,6 +7,10 @@
 // takes a few dozen reads, however many rules there are. A policy that changes is other memory; it comes into force when
 // the map of the generation gets it, at once and for all places.
 //
+// Members of sets change within a memory: see [Live]. What a change concerns is written anew beside the old, up to the
+// lists that programs begin with, and where those are is one cell. So a change costs what it concerns, and a packet, which
+// reads that cell once, is judged by all of it or by nothing of it.
+//
 // Programs that cannot read what they need deny. So does a search that does not end, and so do packets that end before
 // their ports do.
 package ebpf
