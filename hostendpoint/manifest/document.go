@@ -156,8 +156,12 @@ func estimateNodes(data []byte) int {
 // "selector: ! has(x)" leaves no trace in a node.
 type text struct {
 	data  []byte
-	lines []int // offsets of the lines, made when first needed
+	lines []int         // offsets of the lines, made when first needed
+	marks map[int][]int // by line: offsets of every markEvery-th character, likewise
 }
+
+// markEvery makes the columns of a line cheap to find that holds a whole document, as machines write it.
+const markEvery = 256
 
 // tagged reports whether n was written with a tag.
 func (t *text) tagged(n *yaml.Node) bool {
@@ -174,7 +178,13 @@ func (t *text) tagged(n *yaml.Node) bool {
 		return false
 	}
 	rest := t.data[t.lines[n.Line-1]:]
-	for range n.Column - 1 {
+	ahead := n.Column - 1
+	if ahead >= markEvery {
+		marks := t.marksOf(n.Line)
+		at := min(ahead/markEvery, len(marks)-1)
+		rest, ahead = t.data[marks[at]:], ahead-at*markEvery
+	}
+	for range ahead {
 		_, size := utf8.DecodeRune(rest)
 		rest = rest[size:]
 	}
@@ -183,6 +193,33 @@ func (t *text) tagged(n *yaml.Node) bool {
 		rest = bytes.TrimLeft(rest, " \t\r\n")
 	}
 	return len(rest) > 0 && rest[0] == '!'
+}
+
+// marksOf returns the offsets of every markEvery-th character of a line, from the first one on.
+func (t *text) marksOf(line int) []int {
+	marks, ok := t.marks[line]
+	if ok {
+		return marks
+	}
+	from, to := t.lines[line-1], len(t.data)
+	if line < len(t.lines) {
+		to = t.lines[line]
+	}
+	n := 0
+	for i := range string(t.data[from:to]) {
+		if n%markEvery == 0 {
+			marks = append(marks, from+i)
+		}
+		n++
+	}
+	if marks == nil {
+		marks = []int{from}
+	}
+	if t.marks == nil {
+		t.marks = map[int][]int{}
+	}
+	t.marks[line] = marks
+	return marks
 }
 
 const anchorChars = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-"

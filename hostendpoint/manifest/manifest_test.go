@@ -385,3 +385,20 @@ func TestNodeASNumbers(t *testing.T) {
 	_, err := parse("apiVersion: projectcalico.org/v3\nkind: Node\nmetadata: {name: n}\nspec: {bgp: {asNumber: x}}\n")
 	require.ErrorIs(t, err, field.ErrInvalid)
 }
+
+// A document may be one long line, as machines write it. A tag is seen wherever it stands.
+func TestOneLongLine(t *testing.T) {
+	line := func(before int, selector string) string {
+		rules := strings.Repeat("{action: Allow, source: {selector: a == 'é'}}, ", before)
+		return "{apiVersion: projectcalico.org/v3, kind: GlobalNetworkPolicy, metadata: {name: p}, spec: {selector: all(), ingress: [" +
+			rules + "{action: Allow, source: {selector: " + selector + "}}, {action: Deny}]}}"
+	}
+	for _, n := range []int{0, 5, 6, 50, 3000} {
+		r, err := manifest.Parse(manifest.Source{Name: "x.yaml", Data: []byte(line(n, "has(b)"))})
+		require.NoError(t, err)
+		require.Len(t, r.GlobalNetworkPolicies[0].Spec.Ingress, n+2)
+		_, err = manifest.Parse(manifest.Source{Name: "x.yaml", Data: []byte(line(n, "! has(b)"))})
+		require.ErrorContains(t, err, fmt.Sprintf("spec.ingress[%d].source.selector: ", n))
+		require.ErrorContains(t, err, "YAML tags are not allowed")
+	}
+}
