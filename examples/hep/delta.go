@@ -41,11 +41,8 @@ func (in *cluster) compare(ctx context.Context, before, after string, timeout ti
 	if hosts == 0 {
 		return nil, fmt.Errorf("no host: neither %s nor %s holds a HostEndpoint or a Node; describe a host with --host FILE", before, after)
 	}
-	if timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, timeout)
-		defer cancel()
-	}
+	ctx, cancel := within(ctx, timeout)
+	defer cancel()
 	return fleet.Compare(ctx, groups[0], groups[1], o)
 }
 

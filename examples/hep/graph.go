@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -21,6 +22,7 @@ import (
 func graphCommand(out *output, stdin *os.File) *cobra.Command {
 	in := &input{stdin: stdin}
 	var endpoint, file, counters string
+	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use:   "graph -f FILE [--endpoint NAME]",
 		Short: "Draw the policy of an endpoint as SVG",
@@ -39,8 +41,14 @@ wrote, each rule shows how many packets it decided.`,
 				return err
 			}
 			var o picture.Options
-			if o.Notes, err = deadNotes(cmd.Context(), s); err != nil {
+			ctx, cancel := within(cmd.Context(), timeout)
+			defer cancel()
+			var partial string
+			if o.Notes, partial, err = deadNotes(ctx, s); err != nil {
 				return err
+			}
+			if partial != "" {
+				fmt.Fprintln(out.err, "hep: not every dead rule is grey: "+partial+"; --timeout gives it more time")
 			}
 			if counters != "" {
 				if o.Counters, err = readCounters(counters, stdin); err != nil {
@@ -57,6 +65,7 @@ wrote, each rule shows how many packets it decided.`,
 	in.flags(cmd)
 	cmd.Flags().StringVar(&endpoint, "endpoint", "", "name of the host endpoint; may be left out if the host has only one")
 	cmd.Flags().StringVarP(&file, "write", "w", "", "write to this file instead of standard output")
+	cmd.Flags().DurationVar(&timeout, "timeout", time.Minute, "how long to look for dead rules; 0 is as long as it takes")
 	cmd.Flags().StringVar(&counters, "counters", "", "show the counters in this output of hep status -o json, - for standard input")
 	return cmd
 }
@@ -112,15 +121,19 @@ func writeTo(out *output, file, text string) error {
 	return os.WriteFile(file, []byte(text), 0o644)
 }
 
-// deadNotes says which rules no packet of the host can reach, and what takes their packets.
-func deadNotes(ctx context.Context, s *policy.Snapshot) (map[flow.Origin]picture.Note, error) {
+// deadNotes says which rules no packet of the host can reach, and what takes their packets; and why that is not known of
+// all, if it is not.
+func deadNotes(ctx context.Context, s *policy.Snapshot) (notes map[flow.Origin]picture.Note, partial string, err error) {
 	prog, members, err := compile.Compile(s)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	r, err := analyze.Reach(ctx, analyze.Input{Program: prog, Members: members}, analyze.Options{})
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	return picture.Notes(s, r), nil
+	if r.Partial {
+		partial = r.Reason
+	}
+	return picture.Notes(s, r), partial, nil
 }

@@ -3,9 +3,11 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -24,9 +26,10 @@ type lintResult struct {
 func lintCommand(out *output, stdin *os.File) *cobra.Command {
 	in := &cluster{stdin: stdin}
 	var (
-		limit = severity{s: policy.Warning}
-		codes bool
-		quick bool
+		limit   = severity{s: policy.Warning}
+		codes   bool
+		quick   bool
+		timeout time.Duration
 	)
 	cmd := &cobra.Command{
 		Use:   "lint -f FILE",
@@ -46,7 +49,9 @@ The exit code is 1 if there is a finding of --fail-on or worse.`,
 			if err != nil {
 				return err
 			}
-			rep, err := lint.Run(cmd.Context(), r, hosts, lint.Options{SkipDead: quick})
+			ctx, cancel := within(cmd.Context(), timeout)
+			defer cancel()
+			rep, err := lint.Run(ctx, r, hosts, lint.Options{SkipDead: quick})
 			if err != nil {
 				return err
 			}
@@ -69,7 +74,16 @@ The exit code is 1 if there is a finding of --fail-on or worse.`,
 	cmd.Flags().Var(&limit, "fail-on", "the mildest severity that makes the exit code 1: error, warning, info, or never")
 	cmd.Flags().BoolVar(&codes, "codes", false, "list all codes, and what they mean")
 	cmd.Flags().BoolVar(&quick, "quick", false, "leave out dead rules and lost flows, which take the time")
+	cmd.Flags().DurationVar(&timeout, "timeout", time.Minute, "how long to look for dead rules before the answer is partial; 0 is as long as it takes")
 	return cmd
+}
+
+// within is ctx with a limit of time; 0 is none.
+func within(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	if limit <= 0 {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, limit)
 }
 
 // severity is the value of --fail-on.
