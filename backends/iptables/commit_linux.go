@@ -12,7 +12,6 @@ import (
 	"sync/atomic"
 
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
-	"github.com/hostpolicy/hostpolicy/policy/ir"
 	render "github.com/hostpolicy/hostpolicy/render/iptables"
 )
 
@@ -115,13 +114,6 @@ func (c *commit) adopt(sets map[string]*savedSet) []render.Set {
 		out = append(out, s)
 	}
 	return out
-}
-
-// op is a command of ipset on one element.
-type elementOp struct {
-	set *render.Set
-	add bool
-	e   ir.Element
 }
 
 // sets finds out what has to be done to sets, and returns the changes of elements: those to make before the rules

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
 	"github.com/hostpolicy/hostpolicy/policy/flow"
+	"github.com/hostpolicy/hostpolicy/policy/ir"
 	render "github.com/hostpolicy/hostpolicy/render/iptables"
 )
 
@@ -99,6 +100,13 @@ type script struct {
 	origins []lineOrigin
 	changes int
 	commits int // of tables
+}
+
+// elementOp is a command of ipset on one element.
+type elementOp struct {
+	set *render.Set
+	add bool
+	e   ir.Element
 }
 
 // lineOrigin is the origin of a line, counted from 1.
