@@ -387,7 +387,22 @@ func (b *builder) small(id ir.BlockID) bool {
 			n += len(s.Cases)
 		}
 	}
-	return len(b.blocks[id].Steps) <= steps && n*b.calls[id] <= cases
+	return len(b.blocks[id].Steps) <= steps && n <= cases && (n == 0 || n*b.callsOf(id) <= cases)
+}
+
+// callsOf returns how often the program calls a block.
+func (b *builder) callsOf(id ir.BlockID) int {
+	if b.calls == nil {
+		b.calls = make(map[ir.BlockID]int, len(b.p.Blocks))
+		for i := range b.p.Blocks {
+			for _, s := range b.p.Blocks[i].Steps {
+				if s, ok := s.(ir.Call); ok {
+					b.calls[s.Block]++
+				}
+			}
+		}
+	}
+	return b.calls[id]
 }
 
 // jumps reports whether all these outcomes are final under cv, so that they may be decided below a jump.

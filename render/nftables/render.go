@@ -22,7 +22,7 @@ const Backend = "nftables"
 // *render.UnsupportedError if nftables cannot express p; other errors say what is wrong with p, though not all that
 // ir.Validate would find. The ruleset may share memory with p and m, which must not change.
 func Render(p *ir.Program, m ir.Members, o Options) (*Ruleset, error) {
-	return new(Renderer).Render(p, m, o)
+	return (&Renderer{once: true}).Render(p, m, o)
 }
 
 // Renderer renders programs one after the other, and remembers of the last what the next may have, too (pass.Memory). The
@@ -30,6 +30,7 @@ func Render(p *ir.Program, m ir.Members, o Options) (*Ruleset, error) {
 type Renderer struct {
 	memory pass.Memory
 	text   []byte // room for the text of a chain
+	once   bool   // nothing is rendered afterwards that this is compared with, most likely
 }
 
 // Render is the function Render.
@@ -68,14 +69,6 @@ func (r *Renderer) Render(p *ir.Program, m ir.Members, o Options) (*Ruleset, err
 		return nil, err
 	}
 	b.outcomes = ir.Outcomes(p)
-	b.calls = make(map[ir.BlockID]int, len(p.Blocks))
-	for i := range p.Blocks {
-		for _, s := range p.Blocks[i].Steps {
-			if s, ok := s.(ir.Call); ok {
-				b.calls[s.Block]++
-			}
-		}
-	}
 	if err := b.entries(); err != nil {
 		return nil, err
 	}
@@ -86,8 +79,10 @@ func (r *Renderer) Render(p *ir.Program, m ir.Members, o Options) (*Ruleset, err
 		return cmp.Or(cmp.Compare(a.rank(), c.rank()), cmp.Compare(a.Name, c.Name))
 	})
 	for i, c := range b.chains {
-		r.text = c.appendText(r.text[:0])
-		c.digest = sha256.Sum256(r.text)
+		if !r.once {
+			r.text = c.appendText(r.text[:0])
+			c.digest = sha256.Sum256(r.text)
+		}
 		out.Chains[i] = c.Chain
 	}
 	return out, checkDepth(out)
@@ -124,7 +119,7 @@ type builder struct {
 	o        Options
 	blocks   map[ir.BlockID]*ir.Block
 	outcomes map[ir.BlockID]ir.OutcomeSet
-	calls    map[ir.BlockID]int // how often the program calls each block
+	calls    map[ir.BlockID]int // how often the program calls each block; see callsOf
 	kinds    map[ir.SetID]ir.SetKind
 
 	chains []*chain
