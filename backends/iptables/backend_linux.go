@@ -99,6 +99,13 @@ func (b *Backend) Apply(ctx context.Context, p *ir.Program, m ir.Members) (backe
 	membersOnly := known && (b.tools.variant == Legacy || b.undisturbed())
 	var rules *render.Ruleset
 	var err error
+	c := &commit{Backend: b, ctx: ctx}
+	if b.last == nil || b.suspect {
+		reading, stop := context.WithCancel(ctx)
+		c.ahead = b.readAhead(reading)
+		defer c.ahead.wg.Wait()
+		defer stop()
+	}
 	if known {
 		rules, err = b.last.rules.Refill(m)
 	} else {
@@ -107,7 +114,7 @@ func (b *Backend) Apply(ctx context.Context, p *ir.Program, m ir.Members) (backe
 	if err != nil {
 		return backends.Receipt{}, err
 	}
-	c := &commit{Backend: b, ctx: ctx, rules: rules}
+	c.rules = rules
 	if err := c.prepare(membersOnly); err != nil {
 		return backends.Receipt{}, err
 	}

@@ -25,11 +25,14 @@ type commit struct {
 	base    uint32      // the generation of the tables that were looked at
 	left    atomic.Bool // something that could not be deleted
 
-	plans   []*plan // nil if only members change
-	fill    script  // new sets
-	early   script  // changes of members that only deny
-	late    script  // changes of members that may allow
-	destroy []string
+	ahead     *ahead  // nil if it is known what the kernel has
+	tablesToo bool    // not only members change
+	plans     []*plan // nil if only members change
+	swaps     bool    // fill replaces sets that rules may use
+	fill      script  // new sets
+	early     script  // changes of members that only deny
+	late      script  // changes of members that may allow
+	destroy   []string
 }
 
 const applyOp = "apply"
@@ -37,52 +40,81 @@ const applyOp = "apply"
 // wanted reports whether the family is in use here.
 func (c *commit) wanted(f inet.Family) bool { return slices.Contains(c.families, f) }
 
-// prepare reads what is needed, and finds out what has to be done about sets.
+// ahead is what the kernel has, read while rules are rendered.
+type ahead struct {
+	wg      sync.WaitGroup
+	base    uint32 // the generation before
+	sets    map[string]*savedSet
+	tables  []saved // of the families of the Backend, in order
+	errs    []error // of sets, and of tables
+	setsEnd chan struct{}
+}
+
+// readAhead starts to read.
+func (b *Backend) readAhead(ctx context.Context) *ahead {
+	a := &ahead{tables: make([]saved, len(b.families)), errs: make([]error, 1+len(b.families)), setsEnd: make(chan struct{})}
+	a.base, _ = b.generation() // changes from here on are noticed
+	a.wg.Go(func() {
+		defer close(a.setsEnd)
+		a.sets, a.errs[0] = b.readSets(ctx, applyOp)
+	})
+	for i, f := range b.families {
+		a.wg.Go(func() { a.tables[i], a.errs[1+i] = b.read(ctx, applyOp, f, false) })
+	}
+	return a
+}
+
+// prepare finds out what has to be done about sets.
 func (c *commit) prepare(membersOnly bool) error {
-	known := c.last != nil && !c.suspect
-	var foreign map[string]*savedSet
-	var wg sync.WaitGroup
-	var errs [2]error
-	if !known {
-		wg.Go(func() { foreign, errs[0] = c.readSets(c.ctx, applyOp) })
-	}
-	if !membersOnly {
-		errs[1] = c.prepareTables()
-	}
-	wg.Wait()
-	if err := errors.Join(errs[:]...); err != nil {
-		return err
-	}
 	var have []render.Set
-	if known {
+	var foreign map[string]*savedSet
+	if c.ahead == nil {
 		have = c.last.rules.Sets
 	} else {
+		<-c.ahead.setsEnd
+		if err := c.ahead.errs[0]; err != nil {
+			return err
+		}
+		foreign = c.ahead.sets
 		have = c.adopt(foreign)
 	}
 	early, late := c.sets(have, foreign, membersOnly)
 	c.early.elements(early)
 	c.late.elements(late)
+	c.tablesToo = !membersOnly
 	return nil
 }
 
 // prepareTables finds out what has to be done about tables.
 func (c *commit) prepareTables() error {
-	c.base, _ = c.generation() // changes from here on are noticed
-	sure := c.undisturbed() && c.base == c.last.kernel
 	for _, f := range c.families {
 		c.plans = append(c.plans, &plan{family: f})
 	}
+	sure := false
+	if c.ahead != nil {
+		c.ahead.wg.Wait()
+		c.base = c.ahead.base
+		if err := errors.Join(c.ahead.errs...); err != nil {
+			return err
+		}
+	} else {
+		c.base, _ = c.generation() // changes from here on are noticed
+		sure = c.undisturbed() && c.base == c.last.kernel
+	}
 	return c.each(func(p *plan) error {
-		if sure {
+		switch {
+		case sure:
 			*p = *newSurePlan(p.family, c.rules, c.last.rules)
-		} else {
+		case c.ahead != nil:
+			*p = *newPlan(p.family, c.rules, c.ahead.tables[slices.Index(c.families, p.family)])
+		default:
 			s, err := c.read(c.ctx, applyOp, p.family, false)
 			if err != nil {
 				return err
 			}
 			*p = *newPlan(p.family, c.rules, s)
 		}
-		if !p.halfway() { // the text of many rules takes its time, and sets are being read
+		if !p.halfway() { // the text of many rules takes its time, and sets are being filled
 			p.ready = p.change()
 		}
 		return nil
@@ -133,6 +165,7 @@ func (c *commit) sets(have []render.Set, foreign map[string]*savedSet, membersOn
 		case s.Old.Kind != s.New.Kind || s.Old.Max != s.New.Max:
 			// Not what we left: a set as it should be takes its place. If the types differ, the swap fails, and so does
 			// the Apply, before any table has changed.
+			c.swaps = true
 			tmp := s.Name + "@t"
 			c.fill.text = s.New.AppendText(c.fill.text, tmp)
 			c.fill.text = append(c.fill.text, "swap "+tmp+" "+s.Name+"\ndestroy "+tmp+"\n"...)
@@ -191,14 +224,17 @@ func (s *script) elements(ops []elementOp) {
 // run does everything, in an order in which every step leaves something consistent: new sets; members that close; the
 // tables; members that open; and then what nothing needs any more.
 func (c *commit) run() error {
-	if err := c.ipset(&c.fill); err != nil {
-		return err
-	}
-	if len(c.plans) == 0 {
+	if !c.tablesToo {
+		if err := c.ipset(&c.fill); err != nil {
+			return err
+		}
 		c.early.text = append(c.early.text, c.late.text...) // one command is faster than two
 		c.early.ops = append(c.early.ops, c.late.ops...)
 		c.early.changes += c.late.changes
 		return c.ipset(&c.early)
+	}
+	if err := c.fillAndPrepare(); err != nil {
+		return err
 	}
 	if err := c.ipset(&c.early); err != nil {
 		return err
@@ -213,6 +249,27 @@ func (c *commit) run() error {
 		return err
 	}
 	return c.clean()
+}
+
+// fillAndPrepare fills new sets and prepares the tables: at the same time, if nothing uses the sets yet.
+func (c *commit) fillAndPrepare() error {
+	if c.swaps {
+		if err := c.prepareTables(); err != nil {
+			return err
+		}
+		return c.ipset(&c.fill)
+	}
+	filled := make(chan error, 1)
+	go func() {
+		var err error
+		if len(c.fill.text) > 0 {
+			err = c.tools.ipset(c.ctx, applyOp, &c.fill)
+		}
+		filled <- err
+	}()
+	err := c.prepareTables()
+	c.changes += c.fill.changes
+	return errors.Join(<-filled, err)
 }
 
 // clean destroys the sets that nothing needs any more. One that somebody else uses stays: it decides nothing, and the
