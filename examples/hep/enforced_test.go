@@ -64,4 +64,5 @@ func runEnforces(t *testing.T, a place) {
 			require.Equal(t, 3, strings.Count(said.String(), "enforced"), said.String())
 		})
 	}
+	hep(t, append([]string{"delete", "hep", "hep-eth0"}, flags...)...) // others list what there is
 }
