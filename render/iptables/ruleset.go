@@ -113,8 +113,8 @@ type Set struct {
 	Max      int          // the largest number of elements
 	Elements []ir.Element // of the family, sorted; no prefix of length 0
 
-	sum    elementSum
-	shared bool // Elements is a part of the members, which hold nothing that sets do not hold
+	sum    render.ElementSum // of the elements; those of constant sets are part of their names
+	shared bool              // Elements is a part of the members, which hold nothing that sets do not hold
 }
 
 // Use says how the verdict of a packet depends on whether it is in a set. A backend that cannot change several sets at

@@ -114,14 +114,14 @@ func (r *Ruleset) fill(m ir.Members) ([]Set, error) {
 		if ok {
 			s.sum = old.sum
 			for _, e := range removed {
-				s.sum.remove(s.Name, e)
+				s.sum.Remove(s.Name, e)
 			}
 			for _, e := range added {
-				s.sum.add(s.Name, e)
+				s.sum.Add(s.Name, e)
 			}
 		} else {
 			for _, e := range s.Elements {
-				s.sum.add(s.Name, e)
+				s.sum.Add(s.Name, e)
 			}
 		}
 		sets = append(sets, s)
