@@ -200,12 +200,12 @@ func (f *familySet) change(added, removed []ir.Element) (in, out, more, less []i
 // changeMany is change in time that depends on the number of members, but hardly on that of changes.
 func (f *familySet) changeMany(added, removed []ir.Element) (in, out, more, less []ir.Element) {
 	gone := normal(removed, f.set)
-	absent, kept := render.DiffElements(f.store.all, gone)
+	absent, kept := ir.DiffElements(f.store.all, gone)
 	out = gone
 	if len(absent) > 0 {
-		_, out = render.DiffElements(gone, absent)
+		_, out = ir.DiffElements(gone, absent)
 	}
-	in, _ = render.DiffElements(kept, normal(added, f.set))
+	in, _ = ir.DiffElements(kept, normal(added, f.set))
 	all := in
 	if len(kept) > 0 {
 		all = make([]ir.Element, 0, len(kept)+len(in))
@@ -221,7 +221,7 @@ func (f *familySet) changeMany(added, removed []ir.Element) (in, out, more, less
 	if before.apart() && after.apart() { // the kernel has them as they are
 		more, less = in, out
 	} else {
-		more, less = render.DiffElements(before.elements(), after.elements())
+		more, less = ir.DiffElements(before.elements(), after.elements())
 	}
 	*f.store = *after
 	return in, out, more, less
@@ -236,7 +236,7 @@ func (f *familySet) diff(members []ir.Element) (added, removed []ir.Element) {
 		in = members[six:]
 	}
 	if slices.ContainsFunc(members[six:], func(e ir.Element) bool { return e.Prefix.Addr().Is4In6() }) {
-		return render.DiffElements(f.store.all, normal(members, f.set))
+		return ir.DiffElements(f.store.all, normal(members, f.set))
 	}
 	all := f.store.all
 	for len(in) > 0 && len(all) > 0 && in[0] == all[0] {
@@ -245,7 +245,7 @@ func (f *familySet) diff(members []ir.Element) (added, removed []ir.Element) {
 	for len(in) > 0 && len(all) > 0 && in[len(in)-1] == all[len(all)-1] {
 		in, all = in[:len(in)-1], all[:len(all)-1]
 	}
-	return render.DiffElements(all, normal(in, f.set))
+	return ir.DiffElements(all, normal(in, f.set))
 }
 
 func (f *familySet) normal(e ir.Element) (ir.Element, bool) {

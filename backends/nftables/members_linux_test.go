@@ -24,7 +24,7 @@ func TestStoreFollowsChanges(t *testing.T) {
 		var members []ir.Element
 		for range rapid.IntRange(1, 8).Draw(t, "changes") {
 			next := rendertest.Elements(rapid.Uint64().Draw(t, "members"), kind)
-			added, removed := render.DiffElements(members, next)
+			added, removed := ir.DiffElements(members, next)
 			before := slices.Clone(f.store.all)
 			d := delta{}
 			in, out := f.update(added, removed, d)

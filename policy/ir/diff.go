@@ -235,7 +235,8 @@ func (cs MembersChanges) String() string {
 func DiffMembers(a, b Members) MembersChanges {
 	var cs MembersChanges
 	add := func(id SetID, x, y []Element) {
-		c := MembersChange{ID: id, Added: without(y, x), Removed: without(x, y)}
+		c := MembersChange{ID: id}
+		c.Added, c.Removed = DiffElements(x, y)
 		if len(c.Added)+len(c.Removed) > 0 {
 			cs = append(cs, c)
 		}
@@ -257,16 +258,40 @@ func DiffMembers(a, b Members) MembersChanges {
 	return cs
 }
 
-// without returns the elements of x that are not in y; both are sorted.
-func without(x, y []Element) []Element {
-	var out []Element
-	for _, e := range x {
-		for len(y) > 0 && CompareElements(y[0], e) < 0 {
+// DiffElements returns what b has more than a, and what it has less. Both are sorted as CompareElements does, without
+// duplicates.
+func DiffElements(a, b []Element) (added, removed []Element) {
+	if len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0]) {
+		return nil, nil
+	}
+	for len(a) > 0 && len(b) > 0 && a[0] == b[0] {
+		a, b = a[1:], b[1:]
+	}
+	for len(a) > 0 && len(b) > 0 && a[len(a)-1] == b[len(b)-1] {
+		a, b = a[:len(a)-1], b[:len(b)-1]
+	}
+	common := 0 // lists are long; to count first costs less than to let the results grow
+	for x, y := a, b; len(x) > 0 && len(y) > 0; {
+		switch c := CompareElements(x[0], y[0]); {
+		case c == 0:
+			common++
+			x, y = x[1:], y[1:]
+		case c < 0:
+			x = x[1:]
+		default:
 			y = y[1:]
 		}
-		if len(y) == 0 || y[0] != e {
-			out = append(out, e)
+	}
+	added, removed = slices.Grow(added, len(b)-common), slices.Grow(removed, len(a)-common)
+	for len(a) > 0 && len(b) > 0 {
+		switch c := CompareElements(a[0], b[0]); {
+		case c == 0:
+			a, b = a[1:], b[1:]
+		case c < 0:
+			removed, a = append(removed, a[0]), a[1:]
+		default:
+			added, b = append(added, b[0]), b[1:]
 		}
 	}
-	return out
+	return append(added, b...), append(removed, a...)
 }

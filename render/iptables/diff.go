@@ -126,34 +126,11 @@ func DiffSets(a, b []Set) []SetChange {
 			b = b[1:]
 		default:
 			c := SetChange{Name: a[0].Name, Old: &a[0], New: &b[0]}
-			c.Added, c.Removed = difference(a[0].Elements, b[0].Elements)
+			c.Added, c.Removed = ir.DiffElements(a[0].Elements, b[0].Elements)
 			if len(c.Added)+len(c.Removed) > 0 || a[0].Kind != b[0].Kind || a[0].Max != b[0].Max {
 				out = append(out, c)
 			}
 			a, b = a[1:], b[1:]
-		}
-	}
-	return out
-}
-
-// difference returns what y has more than x, and what it has less; both are sorted.
-func difference(x, y []ir.Element) (added, removed []ir.Element) {
-	if same(x, y) {
-		return nil, nil
-	}
-	x, y = trim(x, y)
-	return without(y, x), without(x, y)
-}
-
-// without returns the elements of x that are not in y; both are sorted.
-func without(x, y []ir.Element) []ir.Element {
-	var out []ir.Element
-	for _, e := range x {
-		for len(y) > 0 && ir.CompareElements(y[0], e) < 0 {
-			y = y[1:]
-		}
-		if len(y) == 0 || y[0] != e {
-			out = append(out, e)
 		}
 	}
 	return out

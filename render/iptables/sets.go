@@ -137,11 +137,11 @@ func refilled(have, before, in []ir.Element, shared bool, kind ir.SetKind, f ine
 	// The halves of a prefix of length 0 may be members as well.
 	if !asHeld(x, kind) || !asHeld(y, kind) || hasDefault(before) || hasDefault(in) {
 		out, still = elements(in, kind, f)
-		added, removed = difference(have, out)
+		added, removed = ir.DiffElements(have, out)
 		return out, still, added, removed
 	}
 	x, y = elementsOf(x, f), elementsOf(y, f)
-	added, removed = without(y, x), without(x, y)
+	added, removed = ir.DiffElements(x, y)
 	if shared {
 		return elementsOf(in, f), true, added, removed
 	}

@@ -63,7 +63,7 @@ func Diff(a, b *Ruleset) *Changes {
 		case x.Kind != y.Kind || x.Family != y.Family || x.Exact != y.Exact || x.Comment != y.Comment || (x.Values == nil) != (y.Values == nil):
 			d.Replace = true
 		default:
-			added, removed := DiffElements(x.Elements, y.Elements)
+			added, removed := ir.DiffElements(x.Elements, y.Elements)
 			if len(added)+len(removed) > 0 {
 				d.Elements = append(d.Elements, ElementsChange{y, added, removed})
 			}
@@ -125,40 +125,6 @@ func merge[T any](a, b []T, name func(*T) string, f func(x, y *T)) {
 			i, j = i+1, j+1
 		}
 	}
-}
-
-// DiffElements returns what is in one of two sorted lists only.
-func DiffElements(a, b []ir.Element) (added, removed []ir.Element) {
-	for len(a) > 0 && len(b) > 0 && a[0] == b[0] {
-		a, b = a[1:], b[1:]
-	}
-	for len(a) > 0 && len(b) > 0 && a[len(a)-1] == b[len(b)-1] {
-		a, b = a[:len(a)-1], b[:len(b)-1]
-	}
-	common := 0 // lists are long; to count first costs less than to let the results grow
-	for x, y := a, b; len(x) > 0 && len(y) > 0; {
-		switch c := ir.CompareElements(x[0], y[0]); {
-		case c == 0:
-			common++
-			x, y = x[1:], y[1:]
-		case c < 0:
-			x = x[1:]
-		default:
-			y = y[1:]
-		}
-	}
-	added, removed = slices.Grow(added, len(b)-common), slices.Grow(removed, len(a)-common)
-	for len(a) > 0 && len(b) > 0 {
-		switch c := ir.CompareElements(a[0], b[0]); {
-		case c == 0:
-			a, b = a[1:], b[1:]
-		case c < 0:
-			removed, a = append(removed, a[0]), a[1:]
-		default:
-			added, b = append(added, b[0]), b[1:]
-		}
-	}
-	return append(added, b...), append(removed, a...)
 }
 
 // ruleSum identifies the text of a rule.

@@ -53,7 +53,7 @@ func TestDiffOfElements(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		seed := rapid.Uint64()
 		a, b := rendertest.Elements(seed.Draw(t, "a"), ir.SetOfPrefixes), rendertest.Elements(seed.Draw(t, "b"), ir.SetOfPrefixes)
-		added, removed := DiffElements(a, b)
+		added, removed := ir.DiffElements(a, b)
 		got := slices.DeleteFunc(slices.Clone(a), func(e ir.Element) bool { return slices.Contains(removed, e) })
 		got = append(got, added...)
 		slices.SortFunc(got, ir.CompareElements)
