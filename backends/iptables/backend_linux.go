@@ -119,7 +119,7 @@ func (b *Backend) Apply(ctx context.Context, p *ir.Program, m ir.Members) (backe
 		return backends.Receipt{}, err
 	}
 	rendered := time.Now()
-	if err := c.run(); err != nil {
+	if err := c.run(membersOnly); err != nil {
 		b.suspect = true
 		return backends.Receipt{}, err
 	}

@@ -25,14 +25,13 @@ type commit struct {
 	base    uint32      // the generation of the tables that were looked at
 	left    atomic.Bool // something that could not be deleted
 
-	ahead     *ahead  // nil if it is known what the kernel has
-	tablesToo bool    // not only members change
-	plans     []*plan // nil if only members change
-	swaps     bool    // fill replaces sets that rules may use
-	fill      script  // new sets
-	early     script  // changes of members that only deny
-	late      script  // changes of members that may allow
-	destroy   []string
+	ahead   *ahead  // nil if it is known what the kernel has
+	plans   []*plan // nil if only members change
+	swaps   bool    // fill replaces sets that rules may use
+	fill    script  // new sets
+	early   script  // changes of members that only deny
+	late    script  // changes of members that may allow
+	destroy []string
 }
 
 const applyOp = "apply"
@@ -81,7 +80,6 @@ func (c *commit) prepare(membersOnly bool) error {
 	early, late := c.sets(have, foreign, membersOnly)
 	c.early.elements(early)
 	c.late.elements(late)
-	c.tablesToo = !membersOnly
 	return nil
 }
 
@@ -223,8 +221,8 @@ func (s *script) elements(ops []elementOp) {
 
 // run does everything, in an order in which every step leaves something consistent: new sets; members that close; the
 // tables; members that open; and then what nothing needs any more.
-func (c *commit) run() error {
-	if !c.tablesToo {
+func (c *commit) run(membersOnly bool) error {
+	if membersOnly {
 		if err := c.ipset(&c.fill); err != nil {
 			return err
 		}
