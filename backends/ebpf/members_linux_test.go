@@ -145,30 +145,10 @@ members s:d
 		{{ID: "s:a", Added: one}, {ID: "s:c", Removed: one}},
 	}
 	flow := rate.Tuple{Src: netip.MustParseAddr("10.1.2.3"), SrcPort: 40000, DstPort: 9, Protocol: 17}
-	s.Listen(t, flow.DstPort)
-	received, delivered := s.Counter(t, "Ip", "InReceives"), s.Counter(t, "Ip", "InDelivers")
-	ctx, stop := context.WithCancel(t.Context())
-	changes := make(chan int, 1)
-	go func() {
-		n := 0
-		for ; ctx.Err() == nil; n++ {
-			if _, err := b.ApplyMembers(context.Background(), states[n%len(states)]); err != nil {
-				t.Error(err)
-				break
-			}
-		}
-		changes <- n
-	}()
-	many := make([]rate.Tuple, 0, 500) // flows that end and begin
-	for i := range cap(many) {
-		x := flow
-		x.SrcPort = uint16(1000 + i)
-		many = append(many, x)
-	}
-	s.Blast(t, 3*time.Second, many, "Ip", "InDelivers")
-	stop()
-	n := <-changes
-	received, delivered = s.Counter(t, "Ip", "InReceives")-received, s.Counter(t, "Ip", "InDelivers")-delivered
+	received, delivered, n := blastWhile(t, s, flow, func(n int) error {
+		_, err := b.ApplyMembers(context.Background(), states[n%len(states)])
+		return err
+	})
 	t.Logf("%d packets, %d changes", received, n)
 	require.NotZero(t, received)
 	require.Greater(t, n, 1000)

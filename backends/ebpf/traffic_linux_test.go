@@ -16,6 +16,37 @@ import (
 	"github.com/hostpolicy/hostpolicy/policy/ir"
 )
 
+// blastWhile sends packets of a flow, and of others that begin and end, while change is called with 0, 1 and so on. It
+// returns how many packets came and how many of them were let in, and how often change was called.
+func blastWhile(t *testing.T, s *rate.Site, flow rate.Tuple, change func(n int) error) (received, delivered uint64, changes int) {
+	t.Helper()
+	s.Listen(t, flow.DstPort)
+	received, delivered = s.Counter(t, "Ip", "InReceives"), s.Counter(t, "Ip", "InDelivers")
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	done := make(chan int, 1)
+	go func() {
+		n := 0
+		for ; ctx.Err() == nil; n++ {
+			if err := change(n); err != nil {
+				t.Error(err)
+				break
+			}
+		}
+		done <- n
+	}()
+	many := make([]rate.Tuple, 0, 500)
+	for i := range cap(many) {
+		x := flow
+		x.SrcPort = uint16(1000 + i)
+		many = append(many, x)
+	}
+	s.Blast(t, 3*time.Second, many, "Ip", "InDelivers")
+	stop()
+	changes = <-done
+	return s.Counter(t, "Ip", "InReceives") - received, s.Counter(t, "Ip", "InDelivers") - delivered, changes
+}
+
 // TestNoMixtureOfGenerations swaps generations while both processors send. Each of them lets the packets through, by
 // another hook, and no two of them do so together.
 func TestNoMixtureOfGenerations(t *testing.T) {
@@ -36,33 +67,13 @@ func TestNoMixtureOfGenerations(t *testing.T) {
 		gs = append(gs, generation{p, m})
 	}
 	to := rate.Tuple{Src: netip.MustParseAddr("10.1.2.3"), SrcPort: 40000, DstPort: 9, Protocol: 17}
-	s.Listen(t, to.DstPort)
 	_, err := b.Apply(t.Context(), gs[0].p, gs[0].m)
 	require.NoError(t, err)
-	received, delivered := s.Counter(t, "Ip", "InReceives"), s.Counter(t, "Ip", "InDelivers")
-	ctx, stop := context.WithCancel(t.Context())
-	swaps := make(chan int, 1)
-	go func() {
-		n := 0
-		for ; ctx.Err() == nil; n++ {
-			g := gs[n%len(gs)]
-			if _, err := b.Apply(context.Background(), g.p, g.m); err != nil {
-				t.Error(err)
-				break
-			}
-		}
-		swaps <- n
-	}()
-	many := make([]rate.Tuple, 0, 500) // flows that end and begin
-	for i := range cap(many) {
-		x := to
-		x.SrcPort = uint16(1000 + i)
-		many = append(many, x)
-	}
-	s.Blast(t, 3*time.Second, many, "Ip", "InDelivers")
-	stop()
-	n := <-swaps
-	received, delivered = s.Counter(t, "Ip", "InReceives")-received, s.Counter(t, "Ip", "InDelivers")-delivered
+	received, delivered, n := blastWhile(t, s, to, func(n int) error {
+		g := gs[n%len(gs)]
+		_, err := b.Apply(context.Background(), g.p, g.m)
+		return err
+	})
 	t.Logf("%d packets, %d generations", received, n)
 	require.NotZero(t, received)
 	require.Greater(t, n, 3)
