@@ -118,7 +118,9 @@ func (a *Agent) enforce(ctx context.Context, news bool) {
 	}
 	c := a.change(t)
 	if a.opts.BeforeApply != nil {
-		if err := a.opts.BeforeApply(ctx, c); err != nil && !a.forced {
+		if err := a.opts.BeforeApply(ctx, c); err != nil && ctx.Err() != nil {
+			return // the end of Run is no failure
+		} else if err != nil && !a.forced {
 			a.refused(err)
 			return
 		} else if err != nil {
@@ -128,8 +130,11 @@ func (a *Agent) enforce(ctx context.Context, news bool) {
 	r, err := a.apply(ctx, t, a.within(c))
 	if err != nil {
 		a.suspect = a.suspect || !isUnsupported(err)
+		if ctx.Err() != nil {
+			return
+		}
 		a.failed(err)
-		if ctx.Err() == nil && a.wanted == Leave {
+		if a.wanted == Leave {
 			a.blame(ctx, err)
 		}
 		return

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -44,24 +46,34 @@ func runEnforces(t *testing.T, a place) {
 			go func() {
 				ended <- run(ctx, append(append([]string{"run", "--node", "host-a", "--on-stop", "open"}, flags...), here...), &output{out: &said, err: &said, format: "table"}, nil)
 			}()
-			until := func(want string) {
+			// The host may change, too, and takes generations of its own.
+			generation := regexp.MustCompile(`(?m)  enforced +(\d+) .* GlobalNetworkPolicy\(default\.access\)`)
+			until := func(n int) uint64 {
 				t.Helper()
-				require.Eventually(t, func() bool { return strings.Contains(said.String(), want) }, time.Minute, 20*time.Millisecond, "%s: %s", want, &said)
+				var all [][]string
+				require.Eventually(t, func() bool {
+					all = generation.FindAllStringSubmatch(said.String(), -1)
+					return len(all) >= n
+				}, time.Minute, 20*time.Millisecond, "%d changes: %s", n, &said)
+				require.Len(t, all, n, "one change, one generation: %s", &said)
+				g, err := strconv.ParseUint(all[n-1][1], 10, 64)
+				require.NoError(t, err)
+				return g
 			}
-			until("enforced     1")
-			write("Deny") // one change, one generation
-			until("enforced     2")
+			until(1)
+			write("Deny")
+			until(2)
 			hep(t, append([]string{"delete", "gnp", "access"}, flags...)...)
-			until("enforced     3")
-			require.Contains(t, hep(t, append([]string{"status"}, here...)...), "enforcing generation 3 ")
+			last := until(3)
+			require.Contains(t, hep(t, append([]string{"status"}, here...)...), "enforcing generation ")
 			var st statusResult
 			require.NoError(t, json.Unmarshal([]byte(hep(t, append([]string{"status", "-o", "json"}, here...)...)), &st))
-			require.EqualValues(t, 3, st.Agent.Enforced)
+			require.GreaterOrEqual(t, st.Agent.Enforced, last)
 			require.Contains(t, st.Interfaces[0].Addresses, "10.9.0.1/24")
 			require.NotEmpty(t, st.Counters)
 			cancel()
 			require.Zero(t, <-ended, said.String())
-			require.Equal(t, 3, strings.Count(said.String(), "enforced"), said.String())
+			require.NotContains(t, said.String(), "not enforced")
 		})
 	}
 	hep(t, append([]string{"delete", "hep", "hep-eth0"}, flags...)...) // others list what there is
