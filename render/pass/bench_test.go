@@ -128,7 +128,7 @@ func TestCost(t *testing.T) {
 		most  float64 // in rules; a Switch is eight
 	}{
 		{"uniform-1000", uniform(1000), 12}, {"uniform-5000", uniform(5000), 12},
-		{"mixed-1000", mixed(1000, 0), 40}, {"mixed-5000", mixed(5000, 0), 80},
+		{"mixed-1000", mixed(1000, 0), 30}, {"mixed-5000", mixed(5000, 0), 30},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			q, report := pass.Lower(tierOf(tt.rules), pass.Options{})

@@ -4,6 +4,7 @@ package pass
 
 import (
 	"cmp"
+	"math"
 	"slices"
 
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
@@ -26,25 +27,38 @@ type cut struct {
 	wide  []int32 // positions of the rules that stand apart from cells; all that match packets without the field are
 }
 
-// maxCopies is how many cells a narrow rule is in, on average.
-const maxCopies = 4
+const (
+	// maxCopies is in how many cells a narrow rule may be, on average. Fewer are tried down to minCopies.
+	maxCopies = 8
+	minCopies = 2
+	// perCopy is about what a copy adds to the program: a rule or a call, and its part of a case.
+	perCopy = 2
+)
 
-// bestCut returns the cut that leaves the fewest rules to look at; false if looking at all of them costs less.
-func (t *tree) bestCut(list []ref) (*cut, bool) {
+// bestCut returns the cut that leaves the fewest rules to look at; false if looking at all of them costs less. The program
+// may grow to about so many rules.
+func (t *tree) bestCut(list []ref, rules int) (*cut, bool) {
 	var best *draft
 	at := &t.drafts[0] // what is at work; the other is the best so far
 	for d := range numDims {
-		if !t.draft(at, list, d) || best != nil && at.score >= best.score {
-			continue
-		}
-		best = at
-		if at == &t.drafts[0] {
-			at = &t.drafts[1]
-		} else {
-			at = &t.drafts[0]
+		for copies := maxCopies; copies >= minCopies; copies /= 2 {
+			all, ok := t.draft(at, list, d, min(copies, max(rules/perCopy/len(list), minCopies)))
+			if !ok {
+				break
+			}
+			if best == nil || at.score < best.score {
+				best = at
+				at = &t.drafts[0]
+				if at == best {
+					at = &t.drafts[1]
+				}
+			}
+			if all {
+				break
+			}
 		}
 	}
-	if best == nil || best.score+float64(min(switchCost, t.l.o.MinRules)) >= float64(len(list)) {
+	if best == nil || best.mean+float64(len(list)-len(best.narrow))+float64(min(switchCost, t.l.o.MinRules)) >= float64(len(list)) {
 		return nil, false
 	}
 	return t.cut(list, best), true
@@ -55,11 +69,13 @@ type draft struct {
 	dim    dim
 	points []num // where cells begin; values before the first are in none
 	narrow []int32
-	score  float64 // the mean number of rules in a cell
+	mean   float64 // of the numbers of narrow rules in the cells
+	score  float64 // about what a packet costs, in rules looked at
 }
 
-// draft makes c a draft for a field. It reports false if there is none.
-func (t *tree) draft(c *draft, list []ref, d dim) bool {
+// draft makes c a draft for a field, with narrow rules that are in so many cells on average. It reports false if there is
+// none, and whether no rule was left out for being in too many.
+func (t *tree) draft(c *draft, list []ref, d dim, most int) (all, ok bool) {
 	*c = draft{dim: d, points: c.points[:0], narrow: c.narrow[:0]}
 	for i, r := range list {
 		s := t.set(r, d)
@@ -75,7 +91,7 @@ func (t *tree) draft(c *draft, list []ref, d dim) bool {
 		}
 	}
 	if len(c.narrow) < 2 {
-		return false
+		return false, false
 	}
 	slices.SortFunc(c.points, num.compare)
 	c.points = slices.Compact(c.points)
@@ -88,7 +104,9 @@ func (t *tree) draft(c *draft, list []ref, d dim) bool {
 		}
 		copies += widths[i]
 	}
-	if limit := maxCopies * len(c.narrow); copies > limit {
+	limit := most * len(c.narrow)
+	all = copies <= limit
+	if !all {
 		order := make([]int, len(c.narrow))
 		for i := range order {
 			order[i] = i
@@ -103,8 +121,17 @@ func (t *tree) draft(c *draft, list []ref, d dim) bool {
 		}
 		c.narrow = slices.DeleteFunc(c.narrow, func(i int32) bool { return i < 0 })
 	}
-	c.score = float64(len(list)-len(c.narrow)) + float64(copies)/float64(len(c.points))
-	return true
+	c.mean = float64(copies) / float64(len(c.points))
+	c.score = wideCost(len(list)-len(c.narrow)) + c.mean
+	return all, true
+}
+
+// wideCost is about what it costs to search wide rules, in rules looked at: where they are many they become trees.
+func wideCost(n int) float64 {
+	if n <= switchCost {
+		return float64(n)
+	}
+	return switchCost * (1 + math.Log2(float64(n)/switchCost))
 }
 
 // cells returns the half-open range of cells that a span is.
@@ -207,6 +234,25 @@ func (p *pieces) cover(steps []step, a, b int) []step {
 		a += size
 	}
 	return steps
+}
+
+// before returns the steps for the first w wide rules, for a detour: a block that starts with the first, as long as that
+// keeps to the budget, and pieces behind it.
+func (p *pieces) before(w int) []step {
+	q := *p
+	q.b.depth = behindDepth - 1
+	unit := chunk
+	for unit*p.t.l.o.Growth < len(p.wide) {
+		unit *= 2
+	}
+	from := w / unit * unit
+	var steps []step
+	if from > 0 {
+		if id := q.t.block(q.wide[:from], q.b); id != "" {
+			steps = append(steps, step{Step: ir.Call{Block: id}})
+		}
+	}
+	return q.cover(steps, from, w)
 }
 
 // composed returns the steps of a cell: its narrow rules, and the pieces of wide rules between them.

@@ -18,6 +18,10 @@ const (
 	maxBefore = 16
 	// looksPerRule bounds the work of finding them.
 	looksPerRule = 1000
+	// behindDepth is how many blocks deep a detour may be that asks more than that, and minBehind how many a cell must
+	// have left for such detours.
+	behindDepth = 4
+	minBehind   = behindDepth + 2
 )
 
 // hoisted returns the steps of a cell.
@@ -37,18 +41,17 @@ func (t *tree) hoisted(list []ref, c *cut, at *cell, p *pieces, b budget) []step
 			continue
 		}
 		before, ok := t.before(list[i], list, c, &stuck, p, w)
+		switch n := len(before); {
+		case !ok:
+			r, ok = t.detourBehind(r, list, c, &stuck, p, w, b)
+		case n > 0 && t.always(before[n-1]):
+			continue // never asked
+		case n > 0:
+			r, ok = t.detour(r, before)
+		}
 		if !ok {
 			stuck.narrow = append(stuck.narrow, i)
 			continue
-		}
-		if n := len(before); n > 0 {
-			if t.always(before[n-1]) {
-				continue // never asked
-			}
-			if r, ok = t.detour(r, before); !ok {
-				stuck.narrow = append(stuck.narrow, i)
-				continue
-			}
 		}
 		if run = append(run, r); t.always(r) {
 			break
@@ -59,6 +62,9 @@ func (t *tree) hoisted(list []ref, c *cut, at *cell, p *pieces, b budget) []step
 	}
 	inside := b
 	inside.depth--
+	if b.depth >= minBehind {
+		inside.depth -= behindDepth
+	}
 	steps := t.node(run, inside)
 	if t.always(run[len(run)-1]) {
 		return steps
@@ -129,16 +135,34 @@ func (t *tree) before(r ref, list []ref, c *cut, stuck *cell, p *pieces, w int) 
 // detour returns an item that matches what r matches, and leads to a block that asks the rules before r and then does
 // what r does.
 func (t *tree) detour(r ref, before []ref) (ref, bool) {
-	of := &t.items[r.index()]
 	steps := make([]step, 0, len(before)+1)
 	for i, x := range before {
 		if !t.shadowed(before[:i], x) {
 			steps = append(steps, t.ruleStep(x))
 		}
 	}
+	return t.detourBy(r, steps)
+}
+
+// detourBehind is detour for rules that too many wide ones stand before: all of the first w are asked, as trees.
+func (t *tree) detourBehind(r ref, list []ref, c *cut, stuck *cell, p *pieces, w int, b budget) (ref, bool) {
+	if rule := &t.items[r.index()].rule; rule.Then == ir.Undecided || len(rule.Do) > 0 || b.depth < minBehind {
+		return r, false
+	}
+	for _, i := range stuck.narrow {
+		if t.overlap(r, list[i], c.dim) {
+			return r, false
+		}
+	}
+	return t.detourBy(r, p.before(w))
+}
+
+// detourBy returns an item that matches what r matches, and leads to a block that takes the steps and then does what r
+// does.
+func (t *tree) detourBy(r ref, steps []step) (ref, bool) {
+	of := &t.items[r.index()]
 	last := ir.Rule{Do: of.rule.Do, Then: of.rule.Then, Origin: of.rule.Origin}
-	steps = append(steps, step{last, of.digest, ^uint64(0)})
-	id := t.store(steps).Block
+	id := t.store(append(steps, step{last, of.digest, ^uint64(0)})).Block
 	key := string(binary.BigEndian.AppendUint32(nil, uint32(r.index()))) + string(id)
 	d, ok := t.detours[key]
 	if !ok {

@@ -45,7 +45,7 @@ func (s Set) String() string {
 
 // The defaults of Options.
 const (
-	DefaultGrowth   = 8
+	DefaultGrowth   = 12
 	DefaultMinRules = 8
 )
 

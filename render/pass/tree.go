@@ -164,7 +164,7 @@ func (t *tree) node(list []ref, b budget) []step {
 			}
 		}
 	}
-	c, ok := t.bestCut(list)
+	c, ok := t.bestCut(list, b.rules)
 	if !ok {
 		return t.linear(list)
 	}
@@ -212,8 +212,8 @@ func (t *tree) split(list []ref, c *cut, total bool, b budget) []step {
 		copied += len(cell.narrow) + wide + 1
 	}
 	shared := copied
-	replicate := wide <= fewWide && copied <= b.rules || copied <= b.rules/2
-	heavy := func(cell *cell) bool { return len(cell.narrow)*4 >= wide }
+	replicate := wide <= fewWide && copied <= b.rules
+	heavy := func(cell *cell) bool { return len(cell.narrow) >= wide }
 	if !replicate {
 		paths := 0
 		shared = 2 * wide
@@ -222,7 +222,7 @@ func (t *tree) split(list []ref, c *cut, total bool, b budget) []step {
 			if heavy(cell) {
 				shared += len(cell.narrow) + wide
 			} else {
-				shared += 3*len(cell.narrow) + 1
+				shared += perCopy*len(cell.narrow) + 1
 			}
 			paths += len(cell.narrow) + wide
 		}
@@ -234,11 +234,11 @@ func (t *tree) split(list []ref, c *cut, total bool, b budget) []step {
 		}
 	}
 	rest := refs(list, c.wide)
-	p := &pieces{t, rest, map[int][]int32{}, budget{max(3*wide, b.rules*wide/shared), b.paths / max(1, len(c.cells)), b.depth - 2}}
+	p := &pieces{t, rest, map[int][]int32{}, budget{max(2*t.l.o.Growth*wide, b.rules*wide/shared), b.paths / max(1, len(c.cells)), b.depth - 2}}
 	sw := ir.Switch{Key: []ir.Field{fieldOf[c.dim]}}
 	var behind ir.Target
 	if wide > 0 && !total {
-		behind = ir.Target{Block: t.block(rest, budget{max(3*wide, b.rules*wide/shared), b.paths / max(1, len(c.cells)), b.depth - 1})}
+		behind = ir.Target{Block: t.block(rest, budget{max(2*t.l.o.Growth*wide, b.rules*wide/shared), b.paths / max(1, len(c.cells)), b.depth - 1})}
 	}
 	add := func(s span, then ir.Target, by ir.OriginID) {
 		if then == (ir.Target{}) {
@@ -283,7 +283,7 @@ func (t *tree) split(list []ref, c *cut, total bool, b budget) []step {
 	}
 	steps := []step{{Step: sw}}
 	if total {
-		return append(steps, t.node(rest, budget{max(3*wide, b.rules*wide/shared), b.paths, b.depth})...)
+		return append(steps, t.node(rest, budget{max(2*t.l.o.Growth*wide, b.rules*wide/shared), b.paths, b.depth})...)
 	}
 	if behind.Block != "" && c.dim.optional() {
 		lacks := ir.InPorts{Field: fieldOf[c.dim], Ranges: allPorts, Not: true}
