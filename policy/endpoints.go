@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/hostpolicy/hostpolicy/hostendpoint"
 	"github.com/hostpolicy/hostpolicy/policy/effective"
@@ -20,7 +21,8 @@ type hep struct {
 	local  bool   // it is of this host
 	peer          // addresses and ports that it contributes to sets
 
-	matched []*boundPolicy // the policies that select it, in no order
+	matched []*boundPolicy // the policies that select it, in no order, if it is local
+	witness []*boundPolicy // those that select it and know by it that they select anything, in no order
 
 	claims []*hostInterface // those that it matches, in no order
 	won    []string         // those of them that it governs, sorted
@@ -72,8 +74,9 @@ func (rs *Resolver) putHostEndpoint(o *hostendpoint.HostEndpoint) {
 	h.static = rs.problems.replace(h.static, rs.check(o))
 	rs.setPeer(&h.peer, endpointPeer(o), h)
 	key := hepKey(name)
-	rs.match(h, rs.index.PutEndpoint(key, o.Metadata.Labels, o.Spec.Profiles...))
+	rs.match(h, rs.indexEndpoint(h))
 	rs.setNumber(key, h, &h.peer)
+	rs.checkWitness(h)
 	rs.claim(h)
 	rs.restructure(h)
 	rs.touchHep(h)
@@ -90,39 +93,69 @@ func (rs *Resolver) deleteHostEndpoint(name string) {
 	n, _ := rs.index.Number(key)
 	rs.match(h, rs.index.DeleteEndpoint(key))
 	rs.peers[n] = peerOf{}
+	rs.checkWitness(h)
 	h.static = rs.problems.replace(h.static, nil)
 	h.gone, h.local = true, false
 	rs.restructure(h)
 	rs.touchHep(h)
 }
 
+// indexEndpoint puts h into the index. Policies are asked on this host alone, so that only its own endpoints are compared
+// with them.
+func (rs *Resolver) indexEndpoint(h *hep) []selector.Change {
+	put := rs.index.PutEndpoint
+	if h.local {
+		put = rs.index.PutLocalEndpoint
+	}
+	return put(hepKey(h.obj.Metadata.Name), h.obj.Metadata.Labels, h.obj.Spec.Profiles...)
+}
+
 // match takes in what the index says of changes of h.
 func (rs *Resolver) match(h *hep, changes []selector.Change) {
 	for _, c := range changes {
-		if x := rs.sets[c.Selector]; x != nil {
-			rs.matchSet(x, &h.peer, h, c.Match)
-		} else if p := rs.policies[c.Selector]; p != nil {
-			rs.matchPolicy(p, h, c.Match)
-		}
+		rs.indexed(c.Selector).match(rs, &h.peer, h, c.Match)
 	}
 }
 
 // matchAny takes in changes of anything. Those of one selector mostly come one behind the other.
 func (rs *Resolver) matchAny(changes []selector.Change) {
-	var x *set
-	var p *boundPolicy
+	var s indexed
 	for i, c := range changes {
 		if i == 0 || changes[i-1].Selector != c.Selector {
-			if x = rs.sets[c.Selector]; x == nil {
-				p = rs.policies[c.Selector]
-			}
+			s = rs.indexed(c.Selector)
 		}
-		h, pe := rs.peers[c.Number].hep, rs.peers[c.Number].peer
-		if x != nil {
-			rs.matchSet(x, pe, h, c.Match)
-		} else if p != nil && h != nil {
-			rs.matchPolicy(p, h, c.Match)
-		}
+		s.match(rs, rs.peers[c.Number].peer, rs.peers[c.Number].hep, c.Match)
+	}
+}
+
+// indexed is what a selector of the index stands for.
+type indexed struct {
+	set   *set
+	watch *boundPolicy // waits for an endpoint that it selects
+	of    *boundPolicy
+}
+
+func (rs *Resolver) indexed(name string) indexed {
+	if x := rs.sets[name]; x != nil {
+		return indexed{set: x}
+	}
+	if key, ok := strings.CutPrefix(name, watchPrefix); ok {
+		return indexed{watch: rs.policies[key]}
+	}
+	return indexed{of: rs.policies[name]}
+}
+
+// match notes that the selector begins or ceases to select a peer. H is the endpoint that it is of; nil for a network
+// set.
+func (s indexed) match(rs *Resolver, p *peer, h *hep, match bool) {
+	switch {
+	case s.set != nil:
+		rs.matchSet(s.set, p, h, match)
+	case h == nil:
+	case s.of != nil:
+		rs.matchPolicy(s.of, h, match)
+	case s.watch != nil && match:
+		rs.setWitness(s.watch, h)
 	}
 }
 
@@ -151,13 +184,8 @@ func (rs *Resolver) matchPolicy(p *boundPolicy, h *hep, match bool) {
 			h.matched = make([]*boundPolicy, 0, 8)
 		}
 		h.matched = append(h.matched, p)
-		p.matches++
 	} else {
 		h.matched = without(h.matched, p)
-		p.matches--
-	}
-	if p.matches == 0 || match && p.matches == 1 {
-		rs.touchPolicy(p)
 	}
 	if _, ok := rs.active[h]; ok {
 		rs.attach(p, h, match)
@@ -332,6 +360,7 @@ func (rs *Resolver) putProfile(o *hostendpoint.Profile) {
 	}
 	rs.setProfile(p, o, rs.check(o))
 	rs.matchAny(rs.index.PutParent(p.name, o.Spec.LabelsToApply))
+	rs.checkWitnesses(p.name)
 }
 
 func (rs *Resolver) deleteProfile(name string) {
@@ -345,6 +374,7 @@ func (rs *Resolver) deleteProfile(name string) {
 	}
 	rs.setProfile(p, nil, nil)
 	rs.matchAny(rs.index.DeleteParent(name))
+	rs.checkWitnesses(name)
 }
 
 func (rs *Resolver) setProfile(p *profile, o *hostendpoint.Profile, static []Problem) {

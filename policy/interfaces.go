@@ -83,6 +83,7 @@ func (rs *Resolver) setHost(h hostendpoint.Host) {
 			if local := e.obj.Spec.Node == h.Node; local != e.local {
 				rs.unclaim(e)
 				e.local = local
+				rs.match(e, rs.indexEndpoint(e))
 				rs.claim(e)
 				rs.touchHep(e)
 			}

@@ -25,7 +25,7 @@ func (rs *Resolver) policyProblems(p *boundPolicy) []Problem {
 		report(Warning, "unknown-tier", "spec.tier",
 			"there is no tier "+p.policy.Tier+": the policy applies after all tiers that exist, and what it does not decide is denied")
 	}
-	if p.matches == 0 {
+	if p.witness == nil {
 		report(Warning, "inert-policy", "spec.selector", "selects no host endpoint of any host: "+p.selector.String())
 	}
 	if len(p.local) == 0 {

@@ -129,8 +129,9 @@ type boundPolicy struct {
 	source *field.Source
 	specs  []setSource // of its rules
 
-	matches  int               // how many endpoints of all hosts it selects
-	local    map[*hep]struct{} // the active ones among them
+	witness  *hep              // an endpoint of any host that it selects; nil if there is none
+	watched  bool              // there is none, and the index tells of the first
+	local    map[*hep]struct{} // the active ones that it selects
 	declared []setSource
 
 	static, problems []Problem
@@ -245,12 +246,13 @@ func (rs *Resolver) putPolicy(b *boundPolicy, tier string) {
 	}
 	if fresh := p.selector.IsZero(); fresh || !p.selector.Equal(b.selector) {
 		p.selector = b.selector
+		rs.forgetWitness(p)
 		if p.selector.IsZero() {
 			if !fresh {
 				rs.matchAny(rs.index.DeleteSelector(p.indexKey))
 			}
 		} else {
-			rs.matchAny(rs.index.PutSelector(p.indexKey, p.selector))
+			rs.matchAny(rs.index.PutLocalSelector(p.indexKey, p.selector))
 		}
 	}
 	rs.touchPolicy(p)
@@ -262,6 +264,7 @@ func (rs *Resolver) deletePolicy(key string) {
 		return
 	}
 	rs.matchAny(rs.index.DeleteSelector(key))
+	rs.forgetWitness(p)
 	delete(rs.policies, key)
 	delete(p.tier.policies, p)
 	rs.tidyTier(p.tier)
@@ -283,6 +286,7 @@ func (rs *Resolver) changePolicy(p *boundPolicy, now *Policy) {
 // settlePolicy declares the sets of a policy that is asked on this host.
 func (rs *Resolver) settlePolicy(p *boundPolicy) {
 	p.dirty = false
+	rs.findWitness(p)
 	var want []setSource
 	if len(p.local) > 0 {
 		want = p.specs

@@ -273,7 +273,8 @@ func (x *set) get() *Set {
 			s.Selector = x.Selector.String()
 		}
 		if len(x.members) > 0 {
-			s.Members = slices.SortedFunc(maps.Keys(x.members), compareMembers)
+			s.Members = slices.AppendSeq(make([]Member, 0, len(x.members)), maps.Keys(x.members))
+			slices.SortFunc(s.Members, compareMembers)
 		}
 		x.value = s
 	}

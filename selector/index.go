@@ -16,6 +16,9 @@ import (
 // The result depends on the present contents alone, not on the way to them. The zero value is an empty Index. An Index is
 // for one goroutine at a time; unlike most of this package it is not a value: do not copy it.
 //
+// Endpoints and selectors may be local: local selectors are compared with local endpoints only, and all others with all
+// endpoints. So who asks some questions of a few endpoints only does not pay for the others.
+//
 // It is fast because most pairs never meet: from each selector it derives labels that an endpoint must have, and looks
 // up only endpoints that have one of them, and the other way round.
 type Index struct {
@@ -23,12 +26,13 @@ type Index struct {
 	endpoints map[string]*indexEndpoint
 	parents   map[string]*indexParent
 	labels    map[string]*indexLabel
-	free      map[*indexSelector]struct{} // those that may match any labels
-	round     uint64                      // marks what the current search has seen
-	found     []*indexSelector            // scratch space of refresh
-	hits      []*indexEndpoint            // scratch space of PutSelector
-	numbers   int                         // that endpoints have or had
-	unused    []int                       // those that are free again
+	locals    map[*indexEndpoint]struct{}
+	free      [2]map[*indexSelector]struct{} // those that may match any labels; those that are local
+	round     uint64                         // marks what the current search has seen
+	found     []*indexSelector               // scratch space of refresh
+	hits      []*indexEndpoint               // scratch space of PutSelector
+	numbers   int                            // that endpoints have or had
+	unused    []int                          // those that are free again
 }
 
 // Change says that an endpoint began or ceased to match a selector.
@@ -42,6 +46,7 @@ type Change struct {
 type indexSelector struct {
 	name     string
 	selector Selector
+	local    bool
 	bounds   restriction
 	known    int32           // a leaf that holds for every candidate, or none
 	matches  []selectorMatch // in no order
@@ -68,6 +73,7 @@ type endpointMatch struct {
 type indexEndpoint struct {
 	name    string
 	number  int
+	local   bool
 	own     map[string]string
 	parents []*indexParent
 	labels  MapLabels // resolved
@@ -92,7 +98,14 @@ type indexParent struct {
 }
 
 // PutSelector adds a selector under a name, or replaces the one of that name. The changes are sorted by endpoint.
-func (x *Index) PutSelector(name string, s Selector) []Change {
+func (x *Index) PutSelector(name string, s Selector) []Change { return x.putSelector(name, s, false) }
+
+// PutLocalSelector is PutSelector for a local selector. Local selectors and others share their names.
+func (x *Index) PutLocalSelector(name string, s Selector) []Change {
+	return x.putSelector(name, s, true)
+}
+
+func (x *Index) putSelector(name string, s Selector, local bool) []Change {
 	x.init()
 	sel := x.selectors[name]
 	if sel == nil {
@@ -101,11 +114,7 @@ func (x *Index) PutSelector(name string, s Selector) []Change {
 	} else {
 		x.unlinkSelector(sel)
 	}
-	sel.selector = s
-	sel.bounds, sel.known = s.restriction(x.weigh), none
-	if len(sel.bounds.atoms) == 1 {
-		sel.known = s.tree.leafOf(sel.bounds.atoms[0])
-	}
+	sel.set(x, s, local)
 	x.linkSelector(sel)
 
 	candidates := x.candidateEndpoints(sel) // begins a new round
@@ -142,6 +151,29 @@ func (x *Index) PutSelector(name string, s Selector) []Change {
 	return sortByEndpoint(changes)
 }
 
+// set says what sel is.
+func (sel *indexSelector) set(x *Index, s Selector, local bool) {
+	sel.selector, sel.local = s, local
+	sel.bounds, sel.known = s.restriction(func(a atom) int64 { return x.weigh(a, local) }), none
+	if len(sel.bounds.atoms) == 1 {
+		sel.known = s.tree.leafOf(sel.bounds.atoms[0])
+	}
+}
+
+// Find returns the number of an endpoint that matches a selector and that ok accepts; false if there is none. It looks no
+// further than the first, in an order that depends on the way to the present contents.
+func (x *Index) Find(s Selector, ok func(number int) bool) (number int, found bool) {
+	x.init()
+	var sel indexSelector
+	sel.set(x, s, false)
+	for ep := range x.candidateEndpoints(&sel) {
+		if ok(ep.number) && sel.matchesCandidate(ep.labels) {
+			return ep.number, true
+		}
+	}
+	return 0, false
+}
+
 // DeleteSelector removes a selector; an unknown name is no error. The changes are sorted by endpoint.
 func (x *Index) DeleteSelector(name string) []Change {
 	sel := x.selectors[name]
@@ -162,6 +194,15 @@ func (x *Index) DeleteSelector(name string) []Change {
 // PutEndpoint adds an endpoint with its own labels and the names of its parents, or replaces the one of that name. A
 // parent need not exist, and counts from when it does. The arguments are copied. The changes are sorted by selector.
 func (x *Index) PutEndpoint(name string, labels map[string]string, parents ...string) []Change {
+	return x.putEndpoint(name, labels, parents, false)
+}
+
+// PutLocalEndpoint is PutEndpoint for a local endpoint. Local endpoints and others share their names.
+func (x *Index) PutLocalEndpoint(name string, labels map[string]string, parents ...string) []Change {
+	return x.putEndpoint(name, labels, parents, true)
+}
+
+func (x *Index) putEndpoint(name string, labels map[string]string, parents []string, local bool) []Change {
 	x.init()
 	ep := x.endpoints[name]
 	if ep == nil {
@@ -173,6 +214,13 @@ func (x *Index) PutEndpoint(name string, labels map[string]string, parents ...st
 			x.numbers++
 		}
 		x.endpoints[name] = ep
+	}
+	if ep.local != local {
+		x.place(ep, nil) // where it was found
+		ep.local = local
+		if delete(x.locals, ep); local {
+			x.locals[ep] = struct{}{}
+		}
 	}
 	ep.own = maps.Clone(labels)
 	old := ep.parents
@@ -197,6 +245,7 @@ func (x *Index) DeleteEndpoint(name string) []Change {
 		return nil
 	}
 	delete(x.endpoints, name)
+	delete(x.locals, ep)
 	x.unused = append(x.unused, ep.number)
 	for _, p := range ep.parents {
 		x.release(p, ep)
@@ -288,7 +337,8 @@ func (x *Index) init() {
 		x.endpoints = map[string]*indexEndpoint{}
 		x.parents = map[string]*indexParent{}
 		x.labels = map[string]*indexLabel{}
-		x.free = map[*indexSelector]struct{}{}
+		x.locals = map[*indexEndpoint]struct{}{}
+		x.free = [2]map[*indexSelector]struct{}{{}, {}}
 	}
 }
 

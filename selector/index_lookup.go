@@ -11,16 +11,24 @@ import (
 type indexLabel struct {
 	name   string
 	values map[string]*indexValue
-	any    []*indexSelector // those with an atom that any value meets
-	count  int              // how many endpoints have it
+	any    [2][]*indexSelector // those with an atom that any value meets; those that are local
+	count  [2]int              // how many endpoints have it; how many local ones
 }
 
 // indexValue is what is known of one value of a label.
 type indexValue struct {
 	label     *indexLabel
 	text      string
-	selectors []*indexSelector // those with an atom for the value
-	endpoints []indexSlot      // those that have the label with the value, in no order
+	selectors [2][]*indexSelector // those with an atom for the value; those that are local
+	endpoints [2][]indexSlot      // those that have the label with the value, in no order; those that are local
+}
+
+// half returns where what is local stands in pairs.
+func half(local bool) int {
+	if local {
+		return 1
+	}
+	return 0
 }
 
 // indexSlot says that an endpoint is in an indexValue because of its slots[slot].
@@ -43,75 +51,86 @@ func (x *Index) place(ep *indexEndpoint, labels MapLabels) {
 		return
 	}
 	ep.slots = slices.Grow(ep.slots, len(labels)-len(ep.slots))
+	at := half(ep.local)
 	for k, v := range labels {
 		if o, ok := old[k]; ok && o == v {
 			continue
 		}
 		val := x.value(k, v)
-		ep.slots = append(ep.slots, endpointSlot{val, len(val.endpoints)})
-		val.endpoints = append(val.endpoints, indexSlot{ep, len(ep.slots) - 1})
-		val.label.count++
+		ep.slots = append(ep.slots, endpointSlot{val, len(val.endpoints[at])})
+		val.endpoints[at] = append(val.endpoints[at], indexSlot{ep, len(ep.slots) - 1})
+		val.label.count[at]++
 	}
 }
 
 // leave takes ep out of the place of one of its slots, and removes the slot. The last element of either list takes the
 // place of the one that goes.
 func (x *Index) leave(ep *indexEndpoint, slot int) {
-	s := ep.slots[slot]
-	list := s.value.endpoints
+	s, at := ep.slots[slot], half(ep.local)
+	list := s.value.endpoints[at]
 	last := len(list) - 1
 	list[s.pos] = list[last]
 	list[s.pos].endpoint.slots[list[s.pos].slot].pos = s.pos
 	list[last] = indexSlot{}
-	s.value.endpoints = list[:last]
-	s.value.label.count--
+	s.value.endpoints[at] = list[:last]
+	s.value.label.count[at]--
 
 	end := len(ep.slots) - 1
 	if slot != end {
 		m := ep.slots[end]
 		ep.slots[slot] = m
-		m.value.endpoints[m.pos].slot = slot
+		m.value.endpoints[at][m.pos].slot = slot
 	}
 	ep.slots[end] = endpointSlot{}
 	ep.slots = ep.slots[:end]
 	x.tidy(s.value)
 }
 
-// weigh estimates what it costs to look up a selector by an atom: how many endpoints meet it. While there are no
+// weigh estimates what it costs to look up a selector by an atom: how many endpoints meet it, or local ones. While there are no
 // endpoints yet, selectors spread over their labels, because what many of them ask for is most likely common.
-func (x *Index) weigh(a atom) int64 {
+func (x *Index) weigh(a atom, local bool) int64 {
 	const anyValue = 16
 	l := x.labels[a.label]
 	switch {
 	case a.any && l == nil:
 		return anyValue
 	case a.any:
-		return anyValue + int64(l.count) + int64(len(l.any))
+		return anyValue + sum(l.count[0], l.count[1], local) + sum(len(l.any[0]), len(l.any[1]), local)
 	case l == nil || l.values[a.value] == nil:
 		return 1
 	}
 	v := l.values[a.value]
-	return 1 + int64(len(v.endpoints)) + int64(len(v.selectors))
+	return 1 + sum(len(v.endpoints[0]), len(v.endpoints[1]), local) + sum(len(v.selectors[0]), len(v.selectors[1]), local)
+}
+
+// sum adds a pair up, or returns what is local of it.
+func sum(others, local int, onlyLocal bool) int64 {
+	if onlyLocal {
+		others = 0
+	}
+	return int64(others) + int64(local)
 }
 
 func (x *Index) linkSelector(sel *indexSelector) {
+	at := half(sel.local)
 	if sel.bounds.none {
-		x.free[sel] = struct{}{}
+		x.free[at][sel] = struct{}{}
 		return
 	}
 	for _, a := range sel.bounds.atoms {
 		if a.any {
 			l := x.label(a.label)
-			l.any = append(l.any, sel)
+			l.any[at] = append(l.any[at], sel)
 		} else {
 			v := x.value(a.label, a.value)
-			v.selectors = append(v.selectors, sel)
+			v.selectors[at] = append(v.selectors[at], sel)
 		}
 	}
 }
 
 func (x *Index) unlinkSelector(sel *indexSelector) {
-	delete(x.free, sel)
+	at := half(sel.local)
+	delete(x.free[at], sel)
 	without := func(list []*indexSelector) []*indexSelector {
 		return slices.DeleteFunc(list, func(o *indexSelector) bool { return o == sel })
 	}
@@ -121,10 +140,10 @@ func (x *Index) unlinkSelector(sel *indexSelector) {
 			continue // the selector names it twice, and the first time removed it
 		}
 		if a.any {
-			l.any = without(l.any)
+			l.any[at] = without(l.any[at])
 			x.tidyLabel(l)
 		} else if v := l.values[a.value]; v != nil {
-			v.selectors = without(v.selectors)
+			v.selectors[at] = without(v.selectors[at])
 			x.tidy(v)
 		}
 	}
@@ -151,14 +170,14 @@ func (x *Index) value(label, value string) *indexValue {
 
 // tidy forgets what nobody needs any more.
 func (x *Index) tidy(v *indexValue) {
-	if len(v.selectors) == 0 && len(v.endpoints) == 0 {
+	if len(v.selectors[0])+len(v.selectors[1])+len(v.endpoints[0])+len(v.endpoints[1]) == 0 {
 		delete(v.label.values, v.text)
 		x.tidyLabel(v.label)
 	}
 }
 
 func (x *Index) tidyLabel(l *indexLabel) {
-	if len(l.values) == 0 && len(l.any) == 0 {
+	if len(l.values)+len(l.any[0])+len(l.any[1]) == 0 {
 		delete(x.labels, l.name)
 	}
 }
@@ -167,20 +186,22 @@ func (x *Index) tidyLabel(l *indexLabel) {
 func (x *Index) candidateSelectors(ep *indexEndpoint) iter.Seq[*indexSelector] {
 	x.round++
 	return func(yield func(*indexSelector) bool) {
-		for sel := range x.free {
-			if !yield(sel) {
-				return
+		for at := range half(ep.local) + 1 {
+			for sel := range x.free[at] {
+				if !yield(sel) {
+					return
+				}
 			}
-		}
-		for _, s := range ep.slots {
-			for _, list := range [...][]*indexSelector{s.value.selectors, s.value.label.any} {
-				for _, sel := range list {
-					if sel.seen == x.round {
-						continue
-					}
-					sel.seen = x.round
-					if !yield(sel) {
-						return
+			for _, s := range ep.slots {
+				for _, list := range [...][]*indexSelector{s.value.selectors[at], s.value.label.any[at]} {
+					for _, sel := range list {
+						if sel.seen == x.round {
+							continue
+						}
+						sel.seen = x.round
+						if !yield(sel) {
+							return
+						}
 					}
 				}
 			}
@@ -193,15 +214,25 @@ func (x *Index) candidateEndpoints(sel *indexSelector) iter.Seq[*indexEndpoint] 
 	x.round++
 	return func(yield func(*indexEndpoint) bool) {
 		visit := func(v *indexValue) bool {
-			for _, s := range v.endpoints {
-				if s.endpoint.seen != x.round {
-					s.endpoint.seen = x.round
-					if !yield(s.endpoint) {
-						return false
+			for _, list := range v.endpoints[half(sel.local):] {
+				for _, s := range list {
+					if s.endpoint.seen != x.round {
+						s.endpoint.seen = x.round
+						if !yield(s.endpoint) {
+							return false
+						}
 					}
 				}
 			}
 			return true
+		}
+		if sel.bounds.none && sel.local {
+			for ep := range x.locals {
+				if !yield(ep) {
+					return
+				}
+			}
+			return
 		}
 		if sel.bounds.none {
 			for _, ep := range x.endpoints {
@@ -213,8 +244,11 @@ func (x *Index) candidateEndpoints(sel *indexSelector) iter.Seq[*indexEndpoint] 
 		}
 		for _, a := range sel.bounds.atoms {
 			l := x.labels[a.label]
+			if l == nil {
+				continue
+			}
 			if !a.any {
-				if v := l.values[a.value]; !visit(v) {
+				if v := l.values[a.value]; v != nil && !visit(v) {
 					return
 				}
 				continue

@@ -36,6 +36,7 @@ func ExampleIndex() {
 // indexModel is the oracle: it keeps the contents and matches everything against everything.
 type indexModel struct {
 	selectors map[string]selector.Selector
+	local     map[string]bool // selectors that are
 	endpoints map[string]modelEndpoint
 	parents   map[string]map[string]string
 }
@@ -43,6 +44,7 @@ type indexModel struct {
 type modelEndpoint struct {
 	labels  map[string]string
 	parents []string
+	local   bool
 }
 
 func (m *indexModel) matches() map[selector.Change]bool {
@@ -54,7 +56,7 @@ func (m *indexModel) matches() map[selector.Change]bool {
 		}
 		labels := selector.Inherit(ep.labels, inherited...)
 		for id, s := range m.selectors {
-			if s.Matches(labels) {
+			if (ep.local || !m.local[id]) && s.Matches(labels) {
 				out[selector.Change{Selector: id, Endpoint: name, Match: true}] = true
 			}
 		}
@@ -70,7 +72,7 @@ func TestIndexEqualsFromScratch(t *testing.T) {
 		var (
 			x     selector.Index
 			model = indexModel{
-				map[string]selector.Selector{}, map[string]modelEndpoint{}, map[string]map[string]string{},
+				map[string]selector.Selector{}, map[string]bool{}, map[string]modelEndpoint{}, map[string]map[string]string{},
 			}
 			sum     = map[selector.Change]bool{}
 			numbers = map[string]int{}
@@ -84,8 +86,12 @@ func TestIndexEqualsFromScratch(t *testing.T) {
 				if rapid.IntRange(0, 20).Draw(t, "zero") == 0 {
 					s = selector.Selector{}
 				}
-				model.selectors[id] = s
-				changes = x.PutSelector(id, s)
+				model.selectors[id], model.local[id] = s, rapid.Bool().Draw(t, "local")
+				if model.local[id] {
+					changes = x.PutLocalSelector(id, s)
+				} else {
+					changes = x.PutSelector(id, s)
+				}
 			case 2:
 				id := names("s").Draw(t, "selector")
 				delete(model.selectors, id)
@@ -93,8 +99,13 @@ func TestIndexEqualsFromScratch(t *testing.T) {
 			case 3, 4:
 				name, labels := names("e").Draw(t, "endpoint"), genLabels().Draw(t, "labels")
 				parents := rapid.SliceOfN(names("p"), 0, 3).Draw(t, "parents")
-				model.endpoints[name] = modelEndpoint{maps.Clone(labels), slices.Clone(parents)}
-				changes = x.PutEndpoint(name, labels, parents...)
+				local := rapid.Bool().Draw(t, "local")
+				model.endpoints[name] = modelEndpoint{maps.Clone(labels), slices.Clone(parents), local}
+				if local {
+					changes = x.PutLocalEndpoint(name, labels, parents...)
+				} else {
+					changes = x.PutEndpoint(name, labels, parents...)
+				}
 				clear(labels) // the index must not have kept it
 			case 5:
 				name := names("e").Draw(t, "endpoint")
@@ -146,7 +157,19 @@ func TestIndexEqualsFromScratch(t *testing.T) {
 			}
 
 			byQuery := map[selector.Change]bool{}
-			for id := range model.selectors {
+			for id, s := range model.selectors {
+				var some, not0 bool
+				for c := range want {
+					some = some || c.Selector == id
+					not0 = not0 || c.Selector == id && numbers[c.Endpoint] != 0
+				}
+				if !model.local[id] {
+					_, found := x.Find(s, func(int) bool { return true })
+					require.Equal(t, some, found)
+					n, found := x.Find(s, func(n int) bool { return n != 0 })
+					require.Equal(t, not0, found)
+					require.Equal(t, found, n != 0)
+				}
 				list := x.Endpoints(id)
 				require.True(t, slices.IsSorted(list))
 				for _, ep := range list {
