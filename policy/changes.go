@@ -26,8 +26,8 @@ type EndpointChange struct {
 	Wildcard bool      // whether it is the all-interfaces endpoint
 }
 
-// PolicyChange says that a policy was replaced: wherever endpoints referred to Old, they refer to New. One of them is
-// nil if there was none, or is none any more.
+// PolicyChange says that a policy was replaced that endpoints of this host refer to: wherever they referred to Old, they
+// refer to New. One of them is nil if no endpoint referred to it, or does any more.
 type PolicyChange struct {
 	Old, New *Policy
 }
@@ -64,10 +64,14 @@ func (rs *Resolver) Commit() Changes {
 	c.Endpoints = oneOfEach(c.Endpoints)
 	slices.SortFunc(rs.changedPolicies, func(a, b *boundPolicy) int { return strings.Compare(a.indexKey, b.indexKey) })
 	for _, p := range rs.changedPolicies {
-		if p.old != p.policy {
-			c.Policies = append(c.Policies, PolicyChange{p.old, p.policy})
+		now := p.policy
+		if len(p.local) == 0 {
+			now = nil
 		}
-		p.changed, p.old = false, nil
+		if p.published != now {
+			c.Policies = append(c.Policies, PolicyChange{p.published, now})
+		}
+		p.changed, p.published = false, now
 	}
 	slices.SortFunc(rs.changedProfiles, func(a, b *profile) int { return strings.Compare(a.name, b.name) })
 	for _, p := range rs.changedProfiles {

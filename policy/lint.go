@@ -17,7 +17,7 @@ func (rs *Resolver) policyProblems(p *boundPolicy) []Problem {
 	if p.policy == nil || p.selector.IsZero() {
 		return nil
 	}
-	var out []Problem
+	out := slices.Clone(p.bad)
 	report := func(sev Severity, code, path, message string) {
 		out = append(out, Problem{Severity: sev, Code: code, Object: p.object, Path: path, Pos: positioned(p.source, path), Message: message})
 	}

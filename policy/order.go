@@ -127,7 +127,10 @@ type boundPolicy struct {
 
 	object string
 	source *field.Source
-	specs  []setSource // of its rules
+
+	untranslated *untranslated // the rules; nil if policy has them
+	specs        []setSource   // of its rules
+	bad          []Problem     // that translating them found
 
 	witness  *hep              // an endpoint of any host that it selects; nil if there is none
 	watched  bool              // there is none, and the index tells of the first
@@ -137,7 +140,14 @@ type boundPolicy struct {
 	static, problems []Problem
 	dirty            bool
 	changed          bool
-	old              *Policy // policy at the last Commit, if changed
+	published        *Policy // the last Commit knew it, and that endpoints refer to it; nil if they did not
+}
+
+// untranslated is what the rules of a policy are made of. Most policies of a cluster are asked on other hosts, where
+// others need their rules.
+type untranslated struct {
+	namespace string
+	in, out   []hostendpoint.Rule
 }
 
 // compare orders policies: by tier, then by order, those without order last, then by key. Ref:
@@ -198,11 +208,10 @@ func (rs *Resolver) bind(b *boundPolicy, storedName string, sel selector.Selecto
 	b.selector = sel
 	b.ingress, b.egress = governs(types, len(in) > 0, len(out) > 0)
 	b.policy.Tier, b.policy.Pos = tier, b.source.Pos()
-	t := ruleTranslator{ignoreHTTP: rs.config.IgnoreHTTP, object: b.object, source: b.source, namespace: namespace, reader: effective.Reader{Parse: rs.parse}}
-	b.policy.Ingress = t.rules("spec.ingress", in)
-	b.policy.Egress = t.rules("spec.egress", out)
-	b.specs = t.specs
-	b.static = append(b.static, t.problems...)
+	b.untranslated = &untranslated{namespace, in, out}
+	if len(b.static) > 0 || hasHTTP(in) || hasHTTP(out) { // translating them may say more about them
+		rs.translate(b)
+	}
 	if len(in) > 0 && !b.ingress {
 		report(Warning, "unused-rules", "spec.ingress", "never used: spec.types does not list this direction")
 	}
@@ -210,6 +219,24 @@ func (rs *Resolver) bind(b *boundPolicy, storedName string, sel selector.Selecto
 		report(Warning, "unused-rules", "spec.egress", "never used: spec.types does not list this direction")
 	}
 	rs.putPolicy(b, tier)
+}
+
+// hasHTTP reports whether a rule has criteria that host endpoints know nothing of.
+func hasHTTP(rules []hostendpoint.Rule) bool {
+	return slices.ContainsFunc(rules, func(r hostendpoint.Rule) bool { return r.HTTP != nil })
+}
+
+// translate gives p its rules. Rules of an object without faults are translated without problems.
+func (rs *Resolver) translate(p *boundPolicy) {
+	u := p.untranslated
+	if u == nil {
+		return
+	}
+	p.untranslated = nil
+	t := ruleTranslator{ignoreHTTP: rs.config.IgnoreHTTP, object: p.object, source: p.source, namespace: u.namespace, reader: effective.Reader{Parse: rs.parse}}
+	p.policy.Ingress = t.rules("spec.ingress", u.in)
+	p.policy.Egress = t.rules("spec.egress", u.out)
+	p.specs, p.bad = t.specs, t.problems
 }
 
 // putPolicy puts b in place of the policy of its name, which keeps its identity.
@@ -235,6 +262,7 @@ func (rs *Resolver) putPolicy(b *boundPolicy, tier string) {
 	p.doNotTrack, p.preDNAT, p.applyOnForward = b.doNotTrack, b.preDNAT, b.applyOnForward
 	p.ingress, p.egress = b.ingress, b.egress
 	p.object, p.source, p.specs = b.object, b.source, b.specs
+	p.untranslated, p.bad = b.untranslated, b.bad
 	p.static = rs.problems.replace(p.static, b.static)
 	rs.changePolicy(p, b.policy)
 	for h := range p.local {
@@ -274,13 +302,18 @@ func (rs *Resolver) deletePolicy(key string) {
 	rs.touchPolicy(p)
 }
 
-// changePolicy sets the translated policy, and notes what it was.
+// changePolicy sets the policy.
 func (rs *Resolver) changePolicy(p *boundPolicy, now *Policy) {
+	p.policy = now
+	rs.notePolicy(p)
+}
+
+// notePolicy notes that p may be another policy than before, to those who ask it.
+func (rs *Resolver) notePolicy(p *boundPolicy) {
 	if !p.changed {
-		p.changed, p.old = true, p.policy
+		p.changed = true
 		rs.changedPolicies = append(rs.changedPolicies, p)
 	}
-	p.policy = now
 }
 
 // settlePolicy declares the sets of a policy that is asked on this host.
@@ -289,7 +322,11 @@ func (rs *Resolver) settlePolicy(p *boundPolicy) {
 	rs.findWitness(p)
 	var want []setSource
 	if len(p.local) > 0 {
+		rs.translate(p)
 		want = p.specs
+	}
+	if (len(p.local) > 0) != (p.published != nil) {
+		rs.notePolicy(p)
 	}
 	old := p.declared
 	p.declared = want
