@@ -72,8 +72,8 @@ func (rs *Resolver) putHostEndpoint(o *hostendpoint.HostEndpoint) {
 	}
 	h.obj, h.local = o, o.Spec.Node == rs.host.Node
 	h.static = rs.problems.replace(h.static, rs.check(o))
-	rs.setPeer(&h.peer, endpointPeer(o), h)
 	key := hepKey(name)
+	rs.setPeer(key, &h.peer, endpointPeer(o), h)
 	rs.match(h, rs.indexEndpoint(h))
 	rs.setNumber(key, h, &h.peer)
 	rs.checkWitness(h)
@@ -459,9 +459,14 @@ func (rs *Resolver) endpointProblems(h *hep) []Problem {
 	report := func(sev Severity, code, path, at, message string) {
 		out = append(out, Problem{Severity: sev, Code: code, Object: h.object, Path: path, Pos: positioned(h.obj.Source, at), Message: message})
 	}
-	if len(h.addrs) == 0 && slices.ContainsFunc(h.sets, h.wouldFill) {
-		report(Warning, "peer-without-ips", "spec.expectedIPs", "spec",
-			"rules select it, but without expectedIPs no address of it is known: they do not match its traffic")
+	if len(h.addrs) == 0 {
+		for x := range rs.setsOf(hepKey(h.obj.Metadata.Name)) {
+			if h.wouldFill(x) {
+				report(Warning, "peer-without-ips", "spec.expectedIPs", "spec",
+					"rules select it, but without expectedIPs no address of it is known: they do not match its traffic")
+				break
+			}
+		}
 	}
 	if !h.local {
 		return out

@@ -4,6 +4,7 @@ package policy
 
 import (
 	"cmp"
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -17,7 +18,6 @@ import (
 type peer struct {
 	addrs []netip.Prefix
 	ports []peerPort
-	sets  []*set // those whose selectors select it, in no order
 }
 
 type peerPort struct {
@@ -67,7 +67,7 @@ func (rs *Resolver) putNetworkSet(key string, o hostendpoint.Object, labels map[
 		rs.netsets[key] = n
 	}
 	n.static = rs.problems.replace(n.static, rs.check(o))
-	rs.setPeer(&n.peer, netPeer(nets), nil)
+	rs.setPeer(key, &n.peer, netPeer(nets), nil)
 	changes := rs.index.PutEndpoint(key, labels, parents...)
 	rs.setNumber(key, nil, &n.peer)
 	rs.matchAny(changes)
@@ -85,14 +85,26 @@ func (rs *Resolver) deleteNetworkSet(key string) {
 	delete(rs.netsets, key)
 }
 
-// setPeer gives p the addresses and ports of now. H is the endpoint that p is of; nil for a network set.
-func (rs *Resolver) setPeer(p *peer, now peer, h *hep) {
+// setsOf visits the sets that select what the index has under a key.
+func (rs *Resolver) setsOf(key string) iter.Seq[*set] {
+	return func(yield func(*set) bool) {
+		for _, name := range rs.index.Selectors(key) {
+			if x := rs.sets[name]; x != nil && !yield(x) {
+				return
+			}
+		}
+	}
+}
+
+// setPeer gives p, which the index has under key, the addresses and ports of now. H is the endpoint that p is of; nil for
+// a network set.
+func (rs *Resolver) setPeer(key string, p *peer, now peer, h *hep) {
 	if slices.Equal(p.addrs, now.addrs) && slices.Equal(p.ports, now.ports) {
 		return
 	}
 	old := *p
 	p.addrs, p.ports = now.addrs, now.ports
-	for _, x := range p.sets {
+	for x := range rs.setsOf(key) {
 		rs.contribute(x, p, 1)
 		rs.contribute(x, &old, -1)
 	}
@@ -199,13 +211,11 @@ func (rs *Resolver) settleSet(x *set) {
 
 // matchSet notes that a set begins or ceases to select a peer. H is the endpoint that it is of; nil for a network set.
 func (rs *Resolver) matchSet(x *set, p *peer, h *hep, match bool) {
-	if match {
-		p.sets = append(p.sets, x)
-		rs.contribute(x, p, 1)
-	} else {
-		p.sets = without(p.sets, x)
-		rs.contribute(x, p, -1)
+	n := int32(1)
+	if !match {
+		n = -1
 	}
+	rs.contribute(x, p, n)
 	if h != nil && len(p.addrs) == 0 {
 		rs.touchHep(h)
 	}
