@@ -94,6 +94,9 @@ func (b *Backend) Apply(ctx context.Context, p *ir.Program, m ir.Members) (backe
 	if b.tools.conflict != nil {
 		return backends.Receipt{}, b.tools.conflict
 	}
+	if err := b.noticeIPv6(); err != nil {
+		return backends.Receipt{}, err
+	}
 	start := time.Now()
 	known := b.last != nil && !b.suspect && b.last.program == p
 	membersOnly := known && (b.tools.variant == Legacy || b.undisturbed())
@@ -149,6 +152,9 @@ func (b *Backend) Teardown(ctx context.Context) error {
 		return err
 	}
 	const op = "teardown"
+	if err := b.noticeIPv6(); err != nil {
+		return err
+	}
 	b.suspect = true
 	prefix := b.opts.Render.Prefix
 	for _, f := range b.families {

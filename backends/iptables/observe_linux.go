@@ -61,6 +61,9 @@ func (b *Backend) Observe(ctx context.Context) (backends.State, error) {
 // observe is Observe without the lock.
 func (b *Backend) observe(ctx context.Context) (backends.State, error) {
 	const op = "observe"
+	if err := b.noticeIPv6(); err != nil {
+		return backends.State{}, err
+	}
 	want := &render.Ruleset{Prefix: b.opts.Render.Prefix}
 	st := backends.State{Generation: b.gens}
 	if b.last != nil {

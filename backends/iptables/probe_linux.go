@@ -8,6 +8,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
@@ -16,14 +17,12 @@ import (
 // probe finds the commands of a variant, or the right variant.
 func probe(ctx context.Context, o Options, prefix string) (*tools, []inet.Family, error) {
 	families := []inet.Family{inet.IPv4}
-	err := inNamespace(o.NetNS, func() error {
-		if _, err := os.Stat("/proc/thread-self/net/if_inet6"); err == nil {
-			families = append(families, inet.IPv6)
-		}
-		return nil
-	})
+	six, err := hasIPv6(o.NetNS)
 	if err != nil {
 		return nil, nil, err
+	}
+	if six {
+		families = append(families, inet.IPv6)
 	}
 	ipset, err := find("ipset")
 	if err != nil {
@@ -77,6 +76,30 @@ func probe(ctx context.Context, o Options, prefix string) (*tools, []inet.Family
 		}
 	}
 	return t, families, nil
+}
+
+// hasIPv6 reports whether a network namespace has IPv6.
+func hasIPv6(netns int) (has bool, err error) {
+	err = inNamespace(netns, func() error {
+		_, err := os.Stat("/proc/thread-self/net/if_inet6")
+		has = err == nil
+		return nil
+	})
+	return has, err
+}
+
+// noticeIPv6 finds out whether the namespace has IPv6 by now: its module may be loaded at any time.
+func (b *Backend) noticeIPv6() error {
+	if slices.Contains(b.families, inet.IPv6) {
+		return nil
+	}
+	has, err := hasIPv6(b.opts.NetNS)
+	if err == nil && has {
+		b.log.Warn("there is IPv6 now", "prefix", b.opts.Render.Prefix)
+		b.families = append(b.families, inet.IPv6)
+		b.suspect = true
+	}
+	return err
 }
 
 // find finds the commands of the variant and asks for their version.
