@@ -60,7 +60,12 @@ func isQualifiedText(s string, limit int) bool {
 	if s == "" || len(s) > limit || !isAlnum(s[0]) || !isAlnum(s[len(s)-1]) {
 		return false
 	}
-	return strings.IndexFunc(s, notNameRune) < 0
+	for i := range len(s) {
+		if b := s[i]; !isAlnum(b) && b != '-' && b != '_' && b != '.' {
+			return false
+		}
+	}
+	return true
 }
 
 // isLabelKey reports whether s is a Kubernetes qualified name: [prefix/]name.

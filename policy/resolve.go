@@ -31,6 +31,7 @@ func Resolve(r hostendpoint.Resources, h hostendpoint.Host, c Config) (*Snapshot
 // reported: for a Resolver that is empty.
 func (rs *Resolver) Load(r hostendpoint.Resources) {
 	// Labels before selectors, and what is inherited before those who inherit: the index is fastest in this order.
+	rs.Grow(len(r.HostEndpoints))
 	loadKind(rs, r.Tiers)
 	loadKind(rs, r.Profiles)
 	loadKind(rs, r.HostEndpoints)

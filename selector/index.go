@@ -331,6 +331,14 @@ func (x *Index) Labels(endpoint string) (MapLabels, bool) {
 	return ep.labels, true
 }
 
+// Grow makes room for n endpoints, if there are none. It changes nothing else.
+func (x *Index) Grow(n int) {
+	x.init()
+	if len(x.endpoints) == 0 {
+		x.endpoints = make(map[string]*indexEndpoint, n)
+	}
+}
+
 func (x *Index) init() {
 	if x.selectors == nil {
 		x.selectors = map[string]*indexSelector{}

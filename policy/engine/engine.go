@@ -114,6 +114,15 @@ func (e *Engine) Apply(changes ...Change) (Delta, error) {
 	if len(changes) > 0 {
 		e.snapshot = nil
 	}
+	if len(todo) >= manyChanges {
+		n := 0
+		for _, c := range todo {
+			if _, ok := c.object.(*hostendpoint.HostEndpoint); ok {
+				n++
+			}
+		}
+		e.resolver.Grow(n)
+	}
 	for _, c := range todo {
 		if c.object != nil {
 			e.upsert(c.object)
@@ -140,6 +149,9 @@ func (e *Engine) Apply(changes ...Change) (Delta, error) {
 	slices.SortFunc(out.Solved, policy.CompareProblems)
 	return out, nil
 }
+
+// manyChanges is from where on it is worth to count them.
+const manyChanges = 64
 
 // ErrChange is the error of a Change that makes no sense.
 var ErrChange = errors.New("invalid change")

@@ -71,12 +71,18 @@ func PlainPrefix(p netip.Prefix) (netip.Prefix, bool) {
 
 // ComparePrefixes orders prefixes: IPv4 first, then by address, then by length.
 func ComparePrefixes(a, b netip.Prefix) int {
-	return cmp.Or(cmp.Compare(a.Addr().BitLen(), b.Addr().BitLen()), a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+	if c := a.Addr().Compare(b.Addr()); c != 0 { // which compares families first
+		return c
+	}
+	return cmp.Compare(a.Bits(), b.Bits())
 }
 
 // CompareElements orders elements by prefix, protocol and port.
 func CompareElements(a, b Element) int {
-	return cmp.Or(ComparePrefixes(a.Prefix, b.Prefix), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Port, b.Port))
+	if c := ComparePrefixes(a.Prefix, b.Prefix); c != 0 {
+		return c
+	}
+	return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Port, b.Port))
 }
 
 // CompareNames orders name patterns by name; the exact name comes before the prefix.
