@@ -289,9 +289,13 @@ func (rs *Resolver) endpoint(h *hep) *Endpoint {
 	return ep
 }
 
-// add appends p to the tier it belongs to, which is the last of the list or a new one.
+// add appends p to the tier it belongs to, which is the last of the list or a new one. A policy that governs neither
+// direction, as only a stored one without validation can, makes no tier.
 // Ref: felix/calc/event_sequencer.go, tierInfoToProtoTierInfo.
 func add(list []TierPolicies, p *boundPolicy, ingress, egress bool) []TierPolicies {
+	if !ingress && !egress {
+		return list
+	}
 	if n := len(list); n == 0 || list[n-1].Tier != p.tier.tier {
 		list = append(list, TierPolicies{Tier: p.tier.tier})
 	}

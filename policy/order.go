@@ -338,10 +338,15 @@ func (rs *Resolver) settlePolicy(p *boundPolicy) {
 }
 
 // governs returns the directions of a policy, with Calico's default for empty types.
-// Ref: libcalico-go/lib/clientv3/globalnetworkpolicy.go, defaultPolicyTypesField.
+//
+// Calico: validation wants Ingress and Egress in this case; in a stored policy the case does not matter.
+// Ref: libcalico-go/lib/clientv3/globalnetworkpolicy.go, defaultPolicyTypesField; felix/calc/policy_sorter.go.
 func governs(types []hostendpoint.PolicyType, in, out bool) (ingress, egress bool) {
 	if len(types) == 0 {
 		return in || !out, out
 	}
-	return slices.Contains(types, hostendpoint.PolicyTypeIngress), slices.Contains(types, hostendpoint.PolicyTypeEgress)
+	has := func(want hostendpoint.PolicyType) bool {
+		return slices.ContainsFunc(types, func(t hostendpoint.PolicyType) bool { return strings.EqualFold(string(t), string(want)) })
+	}
+	return has(hostendpoint.PolicyTypeIngress), has(hostendpoint.PolicyTypeEgress)
 }

@@ -197,6 +197,49 @@ func TestPolicyWhoseSelectorCannotBeUnderstoodSelectsNothing(t *testing.T) {
 	require.True(t, slices.ContainsFunc(s.Problems, func(p policy.Problem) bool { return p.Code == "bad-selector" }))
 }
 
+// What validation refuses can be found stored all the same, and must not open a host further than it says.
+func TestStoredPoliciesThatValidationRefuses(t *testing.T) {
+	tcp := &hostendpoint.Protocol{Name: "TCP"}
+	dest := func(e hostendpoint.EntityRule) hostendpoint.Rule {
+		return hostendpoint.Rule{Action: hostendpoint.Allow, Protocol: tcp, Destination: e}
+	}
+	http := &hostendpoint.HTTPMatch{Methods: []string{"GET"}}
+	svc := &hostendpoint.ServiceMatch{Name: "s", Namespace: "n"}
+	s := resolve(t, hostendpoint.Resources{
+		HostEndpoints: []*hostendpoint.HostEndpoint{hep("h", "eth0", nil)},
+		GlobalNetworkPolicies: []*hostendpoint.GlobalNetworkPolicy{
+			gnp("case", func(s *hostendpoint.GlobalNetworkPolicySpec) {
+				s.Types = []hostendpoint.PolicyType{"ingress", "EGRESS"}
+				s.Ingress = []hostendpoint.Rule{
+					{Action: hostendpoint.Deny, Protocol: tcp, HTTP: http}, {Action: hostendpoint.Allow, Protocol: tcp, HTTP: http},
+				}
+				s.Egress = []hostendpoint.Rule{
+					dest(hostendpoint.EntityRule{Services: svc, Ports: []hostendpoint.Port{{Min: 80, Max: 80}}}),
+					dest(hostendpoint.EntityRule{Services: svc, Ports: []hostendpoint.Port{{Name: "web"}}}),
+					dest(hostendpoint.EntityRule{Services: svc, NotPorts: []hostendpoint.Port{{Min: 80, Max: 80}}}),
+				}
+			}),
+			gnp("forward", func(s *hostendpoint.GlobalNetworkPolicySpec) {
+				s.Types, s.ApplyOnForward = []hostendpoint.PolicyType{"Sideways"}, true
+			}),
+			gnp("pre", func(s *hostendpoint.GlobalNetworkPolicySpec) {
+				s.Types, s.ApplyOnForward, s.PreDNAT = []hostendpoint.PolicyType{"Egress"}, true, true
+			}),
+		},
+	}, host("eth0"))
+	ep := s.Endpoints[0]
+	require.Equal(t, "default[in: case; out: case]", stage(ep.Normal), "the case of types does not matter")
+	require.Empty(t, stage(ep.Forward), "a policy that governs nothing takes no default from the other direction")
+	require.Empty(t, stage(ep.PreDNAT), "nor an interface from the all-interfaces endpoint")
+	p := ep.Normal[0].Ingress[0]
+	require.Empty(t, p.Ingress[0].Never, "a deny with HTTP criteria denies what it can see")
+	require.NotEmpty(t, p.Ingress[1].Never)
+	for i, r := range p.Egress[:2] {
+		require.NotEmpty(t, r.Never, "rule %d: the port alone is not enough", i)
+	}
+	require.Empty(t, p.Egress[2].Never, "an excluded port beside a service is an ordinary criterion")
+}
+
 func TestHostAndConfigThatMakeNoSenseAreErrors(t *testing.T) {
 	h := host("eth0", "eth0", "a/b")
 	h.Node = ""

@@ -83,7 +83,7 @@ func (t *ruleTranslator) rule(path rulePath, in *hostendpoint.Rule) (Rule, error
 		return r, fmt.Errorf("unknown action %q", in.Action)
 	}
 	if in.HTTP != nil && len(in.HTTP.Methods)+len(in.HTTP.Paths) > 0 {
-		if t.ignoreHTTP {
+		if t.ignoreHTTP || in.Action == hostendpoint.Deny { // as if it had none is the stricter reading of a deny
 			t.add(Warning, "http-ignored", path, ".http", "HTTP criteria are ignored: the rule matches more than it says")
 		} else {
 			r.Never = "a host endpoint cannot see HTTP"
@@ -127,6 +127,10 @@ func (t *ruleTranslator) rule(path rulePath, in *hostendpoint.Rule) (Rule, error
 	}
 	if r.Dest, err = t.side(path, ".destination", &in.Destination, dst); err != nil {
 		return r, fmt.Errorf("destination.%w", err)
+	}
+	if in.Destination.Services != nil && len(in.Destination.Ports) > 0 && r.Never == "" {
+		// Calico: validation refuses this, and a stored rule asks for both. A Side can only ask for one of them.
+		r.Never = "services bring their own ports, and ports are not allowed beside them"
 	}
 	if ports := len(in.Source.Ports) + len(in.Source.NotPorts) + len(in.Destination.Ports) + len(in.Destination.NotPorts); ports > 0 && (r.Protocol == nil || !r.Protocol.HasPorts()) {
 		return r, fmt.Errorf("ports need a protocol that has them")
