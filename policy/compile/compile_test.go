@@ -190,3 +190,21 @@ func TestAllErrorsAreReported(t *testing.T) {
 	require.True(t, errors.As(err, &list))
 	require.Len(t, list.List(), 4)
 }
+
+// Names that validation refuses can be found stored, where nobody else looks at them: the rest of the host needs a program.
+func TestNamesThatValidationRefusesHaveAProgram(t *testing.T) {
+	h := &hostendpoint.HostEndpoint{Metadata: hostendpoint.ObjectMeta{Name: "a/b@c%"}}
+	h.Spec = hostendpoint.HostEndpointSpec{Node: "n", InterfaceName: "eth0", Profiles: []string{"p q", ""}}
+	p := &hostendpoint.Profile{Metadata: hostendpoint.ObjectMeta{Name: "p q"}}
+	p.Spec.Ingress = []hostendpoint.Rule{{Action: hostendpoint.Allow}}
+	s, err := policy.Resolve(hostendpoint.Resources{HostEndpoints: []*hostendpoint.HostEndpoint{h}, Profiles: []*hostendpoint.Profile{p}},
+		hostendpoint.Host{Node: "n", Interfaces: []hostendpoint.Interface{{Name: "eth0"}}}, policy.Config{})
+	require.NoError(t, err)
+	prog, members, err := compile.Compile(s)
+	require.NoError(t, err)
+	require.NoError(t, ir.Validate(prog, members))
+	require.Contains(t, prog.String(), "by profile-missing:%")
+	again, _, err := ir.Parse(prog.String())
+	require.NoError(t, err)
+	require.Equal(t, prog.String(), again.String())
+}

@@ -20,6 +20,8 @@ var texts = []string{
 	"tier:t/egress@forward", "default:hep-eth0/ingress", "failsafe:in/tcp/22", "failsafe:out/udp/53", "failsafe:nd",
 	"conntrack:established", "conntrack:invalid", "profile-missing:none", "workload", "forward-default", "no-verdict",
 	"no-endpoint", "no-verdict@untracked",
+	// Of stored objects with names that validation refuses.
+	"profile-missing:%", "profile-missing:a%2fb", "default:%/egress", "policy:t%25/a%40forward/ingress[0]", "profile:a b[0]/egress[1]", "tier:%252f/ingress",
 }
 
 func TestOriginTextAndParseAreInverse(t *testing.T) {
@@ -38,7 +40,7 @@ func TestOriginTextAndParseAreInverse(t *testing.T) {
 
 func TestParseOriginRefuses(t *testing.T) {
 	for _, s := range []string{"", "policy", "policy:", "policy:a/b", "policy:a/b/ingress", "policy:a/b/ingress[-1]", "policy:a/b/ingress[01]",
-		"policy:a/b/sideways[0]", "tier:/ingress", "failsafe:in/tcp/70000", "failsafe:up/tcp/1", "failsafe:in/TCP/1", "workload@normal", "workload@x", "profile-missing:", "conntrack:new"} {
+		"policy:a/b/sideways[0]", "tier:/ingress", "failsafe:in/tcp/70000", "failsafe:up/tcp/1", "failsafe:in/TCP/1", "workload@normal", "workload@x", "profile-missing:", "conntrack:new", "profile-missing:a/b", "profile-missing:%41", "default:%2F/ingress", "default:a%/ingress"} {
 		_, err := flow.ParseOrigin(s)
 		require.ErrorIs(t, err, flow.ErrOrigin, s)
 	}

@@ -16,19 +16,22 @@ import (
 
 // String returns the canonical text of the origin's identity, such as "policy:security/web/ingress[0]@forward"; ""
 // for the zero value. ParseOrigin is its inverse.
+//
+// Valid names stand as they are. In those of stored objects that nobody validated, "%", "/" and "@" are written %25, %2f
+// and %40, and an empty name is "%".
 func (o Origin) String() string {
 	var s string
 	switch o.Kind {
 	case 0:
 		return ""
 	case OriginPolicy:
-		s = "policy:" + o.Tier + "/" + o.Name + "/" + o.Dir.String() + "[" + strconv.Itoa(o.Index) + "]"
+		s = "policy:" + escapeName(o.Tier) + "/" + escapeName(o.Name) + "/" + o.Dir.String() + "[" + strconv.Itoa(o.Index) + "]"
 	case OriginProfile:
-		s = "profile:" + o.Name + "/" + o.Dir.String() + "[" + strconv.Itoa(o.Index) + "]"
+		s = "profile:" + escapeName(o.Name) + "/" + o.Dir.String() + "[" + strconv.Itoa(o.Index) + "]"
 	case OriginTier:
-		s = "tier:" + o.Tier + "/" + o.Dir.String()
+		s = "tier:" + escapeName(o.Tier) + "/" + o.Dir.String()
 	case OriginDefault:
-		s = "default:" + o.Name + "/" + o.Dir.String()
+		s = "default:" + escapeName(o.Name) + "/" + o.Dir.String()
 	case OriginFailsafe:
 		d := "in"
 		if o.Dir == Egress {
@@ -36,7 +39,7 @@ func (o Origin) String() string {
 		}
 		s = "failsafe:" + d + "/" + o.Protocol.String() + "/" + strconv.Itoa(int(o.Port))
 	case OriginProfileMissing:
-		s = "profile-missing:" + o.Name
+		s = "profile-missing:" + escapeName(o.Name)
 	default:
 		for _, f := range fixedOrigins {
 			if f.kind == o.Kind {
@@ -51,6 +54,31 @@ func (o Origin) String() string {
 		s += "@" + o.Stage.String()
 	}
 	return s
+}
+
+const emptyName = "%"
+
+var (
+	nameEscaper   = strings.NewReplacer("%", "%25", "/", "%2f", "@", "%40")
+	nameUnescaper = strings.NewReplacer("%25", "%", "%2f", "/", "%40", "@")
+)
+
+func escapeName(s string) string {
+	switch {
+	case s == "":
+		return emptyName
+	case strings.ContainsAny(s, "%/@"):
+		return nameEscaper.Replace(s)
+	}
+	return s
+}
+
+// unescapeName reads what escapeName writes. For other text it returns something that is not written like that.
+func unescapeName(s string) string {
+	if s == emptyName {
+		return ""
+	}
+	return nameUnescaper.Replace(s)
 }
 
 // fixedOrigins are the kinds whose text has no parts. The failsafe for neighbour discovery stands before the
@@ -93,10 +121,6 @@ func ParseOrigin(text string) (Origin, error) {
 	if !ok || rest == "" {
 		return bad()
 	}
-	if kind == "profile-missing" {
-		o.Kind, o.Name = OriginProfileMissing, rest
-		return o, nil
-	}
 	parts := strings.Split(rest, "/")
 	dir := func(s string, indexed bool) bool {
 		if indexed {
@@ -114,15 +138,18 @@ func ParseOrigin(text string) (Origin, error) {
 		o.Dir = d
 		return err == nil
 	}
+	name := unescapeName
 	switch {
+	case kind == "profile-missing" && len(parts) == 1:
+		o.Kind, o.Name = OriginProfileMissing, name(rest)
 	case kind == "policy" && len(parts) == 3 && parts[0] != "" && parts[1] != "" && dir(parts[2], true):
-		o.Kind, o.Tier, o.Name = OriginPolicy, parts[0], parts[1]
+		o.Kind, o.Tier, o.Name = OriginPolicy, name(parts[0]), name(parts[1])
 	case kind == "profile" && len(parts) == 2 && parts[0] != "" && dir(parts[1], true):
-		o.Kind, o.Name = OriginProfile, parts[0]
+		o.Kind, o.Name = OriginProfile, name(parts[0])
 	case kind == "tier" && len(parts) == 2 && parts[0] != "" && dir(parts[1], false):
-		o.Kind, o.Tier = OriginTier, parts[0]
+		o.Kind, o.Tier = OriginTier, name(parts[0])
 	case kind == "default" && len(parts) == 2 && parts[0] != "" && dir(parts[1], false):
-		o.Kind, o.Name = OriginDefault, parts[0]
+		o.Kind, o.Name = OriginDefault, name(parts[0])
 	case kind == "failsafe" && len(parts) == 3 && (parts[0] == "in" || parts[0] == "out"):
 		p, ok := inet.ParseProtocol(parts[1])
 		n, err := strconv.ParseUint(parts[2], 10, 16)

@@ -115,7 +115,7 @@ func TestValidateFindsFaultsInValues(t *testing.T) {
 		"an unknown kind of set":   {&ir.Program{Sets: []ir.SetDecl{{ID: "s"}}}, "unknown kind(0)"},
 		"a set without name":       {&ir.Program{Sets: []ir.SetDecl{{Kind: ir.SetOfPrefixes}}}, "has no name"},
 		"an origin that is none":   {&ir.Program{Origins: []flow.Origin{{}}}, "has no canonical text"},
-		"an origin of many parts":  {&ir.Program{Origins: []flow.Origin{{Kind: flow.OriginTier, Tier: "a/b"}}}, "has no canonical text"},
+		"an origin of many parts":  {&ir.Program{Origins: []flow.Origin{{Kind: flow.OriginTier, Tier: "a", Name: "b"}}}, "has no canonical text"},
 		"an origin twice":          {&ir.Program{Origins: []flow.Origin{origins[0], origins[0]}}, "workload occurs twice"},
 		"an origin out of range":   {steps(ir.Rule{Then: ir.Deny, Origin: 2}), "origin 2 does not exist"},
 		"a call's origin, too":     {steps(deny, ir.Call{Block: "b", Origin: 7}), "origin 7 does not exist"},
