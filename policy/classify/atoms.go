@@ -9,6 +9,7 @@ import (
 
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
+	"github.com/hostpolicy/hostpolicy/policy/ir/span"
 )
 
 // test is what a clause is made of: a term of the IR, or one interval of a key of a Switch if term is nil.
@@ -63,12 +64,12 @@ func (t test) axis() Axis {
 
 // An atom is a clause that asks about one axis only: what a rule demands there, or part of it.
 type atom struct {
-	spans  []span    // of an ordered axis: where it holds, as union leaves them; nil once built if there are refs
-	refs   []setTest // of addresses: the sets that spans come from
-	fixed  []span    // of addresses, if there are refs: where it holds whatever the members are
-	sets   []setTest // of endpoints: it holds if one of these does
-	names  []bool    // of interfaces: whether it holds, by class
-	absent bool      // of an ordered axis: whether it holds for a packet without value
+	spans  []span.Span // of an ordered axis: where it holds; nil once built if there are refs
+	refs   []setTest   // of addresses: the sets that spans come from
+	fixed  []span.Span // of addresses, if there are refs: where it holds whatever the members are
+	sets   []setTest   // of endpoints: it holds if one of these does
+	names  []bool      // of interfaces: whether it holds, by class
+	absent bool        // of an ordered axis: whether it holds for a packet without value
 }
 
 type setTest struct {
@@ -91,13 +92,13 @@ type atoms struct {
 	single    map[string]uint32 // atoms of a single InSet, which need not be spelled out to be recognised
 	demands   [][]uint32        // atoms, ascending
 	demandIDs map[string]demand
-	setSpans  [][]span
+	setSpans  [][]span.Span
 	declared  []ir.SetID // by index, once built
 }
 
 func newAtoms(p *ir.Program, m ir.Members, names nameClasses) *atoms {
 	a := &atoms{
-		prog: p, names: names, sets: map[ir.SetID]int{}, setSpans: make([][]span, len(p.Sets)),
+		prog: p, names: names, sets: map[ir.SetID]int{}, setSpans: make([][]span.Span, len(p.Sets)),
 		known: map[string]uint32{}, single: map[string]uint32{},
 		demands: [][]uint32{nil}, demandIDs: map[string]demand{"": 0},
 	}
@@ -195,7 +196,7 @@ func (x *atom) key(axis Axis) string {
 	k = append(k, byte(axis))
 	k = appendBool(k, x.absent)
 	for _, s := range spans {
-		for _, n := range [...]uint64{s.lo.hi, s.lo.lo, s.hi.hi, s.hi.lo} {
+		for _, n := range [...]uint64{s.Lo.Hi, s.Lo.Lo, s.Hi.Hi, s.Hi.Lo} {
 			k = binary.LittleEndian.AppendUint64(k, n)
 		}
 	}
@@ -252,21 +253,21 @@ func (a *atoms) spanAtom(tests []test) (atom, error) {
 		if err != nil {
 			return atom{}, err
 		}
-		s = union(s)
+		s = span.Union(s)
 		if not {
 			// What a packet does not have is in nothing, and so in the complement of everything.
-			s, x.absent = complement(s), true
+			s, x.absent = span.Complement(s, span.Last()), true
 		}
 		if set, ok := t.term.(ir.InSet); ok {
 			x.refs = append(x.refs, setTest{a.sets[set.Set], set.Not})
 		} else {
-			x.fixed = union(slices.Concat(x.fixed, s))
+			x.fixed = span.Union(slices.Concat(x.fixed, s))
 		}
 		if x.spans == nil {
 			x.spans = s
 			continue
 		}
-		x.spans = union(slices.Concat(x.spans, s))
+		x.spans = span.Union(slices.Concat(x.spans, s))
 	}
 	if len(x.refs) == 0 {
 		x.fixed = nil
@@ -275,8 +276,8 @@ func (a *atoms) spanAtom(tests []test) (atom, error) {
 }
 
 // spans returns where a test without its Not holds, and its Not. The result is the caller's.
-func (a *atoms) spans(t test) ([]span, bool, error) {
-	var s []span
+func (a *atoms) spans(t test) ([]span.Span, bool, error) {
+	var s []span.Span
 	switch term := t.term.(type) {
 	case nil:
 		switch t.field {
@@ -285,16 +286,16 @@ func (a *atoms) spans(t test) ([]span, bool, error) {
 			hi, _ := t.interval.Hi.Number()
 			return l4Spans(t.field, uint8(lo), uint8(hi), nil), false, nil
 		}
-		return []span{spanOf(t.interval)}, false, nil
+		return []span.Span{span.Of(t.interval)}, false, nil
 	case ir.InPorts:
 		for _, r := range term.Ranges {
-			s = append(s, numbers(uint32(r.Min), uint32(r.Max)))
+			s = append(s, span.Numbers(uint32(r.Min), uint32(r.Max)))
 		}
 		return s, term.Not, nil
 	case ir.InPrefixes:
 		for _, p := range term.Prefixes {
 			for _, i := range ir.AddrPrefix(p) {
-				s = append(s, spanOf(i))
+				s = append(s, span.Of(i))
 			}
 		}
 		return s, term.Not, nil
@@ -316,10 +317,10 @@ func (a *atoms) spans(t test) ([]span, bool, error) {
 		if a.setSpans[i] == nil {
 			for _, e := range a.members[i] {
 				for _, x := range ir.AddrPrefix(e.Prefix) {
-					s = append(s, spanOf(x))
+					s = append(s, span.Of(x))
 				}
 			}
-			a.setSpans[i] = union(s)
+			a.setSpans[i] = span.Union(s)
 		}
 		return slices.Clone(a.setSpans[i]), term.Not, nil
 	}
@@ -340,21 +341,21 @@ func icmpOf(f inet.Family) inet.Protocol {
 }
 
 // l4Spans appends where a field of L4 has a value from lo to hi.
-func l4Spans(field ir.Field, lo, hi uint8, s []span) []span {
+func l4Spans(field ir.Field, lo, hi uint8, s []span.Span) []span.Span {
 	for _, f := range [...]inet.Family{inet.IPv4, inet.IPv6} {
 		icmp := icmpOf(f)
 		switch field {
 		case ir.Family:
 			if lo <= uint8(f) && uint8(f) <= hi {
-				s = append(s, numbers(l4Key(f, 0, 0, 0), l4Key(f, 255, 255, 255)))
+				s = append(s, span.Numbers(l4Key(f, 0, 0, 0), l4Key(f, 255, 255, 255)))
 			}
 		case ir.Protocol:
-			s = append(s, numbers(l4Key(f, inet.Protocol(lo), 0, 0), l4Key(f, inet.Protocol(hi), 255, 255)))
+			s = append(s, span.Numbers(l4Key(f, inet.Protocol(lo), 0, 0), l4Key(f, inet.Protocol(hi), 255, 255)))
 		case ir.ICMPType:
-			s = append(s, numbers(l4Key(f, icmp, lo, 0), l4Key(f, icmp, hi, 255)))
+			s = append(s, span.Numbers(l4Key(f, icmp, lo, 0), l4Key(f, icmp, hi, 255)))
 		case ir.ICMPCode:
 			for t := range 256 {
-				s = append(s, numbers(l4Key(f, icmp, uint8(t), lo), l4Key(f, icmp, uint8(t), hi)))
+				s = append(s, span.Numbers(l4Key(f, icmp, uint8(t), lo), l4Key(f, icmp, uint8(t), hi)))
 			}
 		}
 	}

@@ -5,9 +5,9 @@ package classify
 import (
 	"errors"
 	"slices"
-	"sort"
 
 	"github.com/hostpolicy/hostpolicy/policy/ir"
+	"github.com/hostpolicy/hostpolicy/policy/ir/span"
 )
 
 // Follower follows the members of the sets that tables ask about, and says what a change of one of them means: where in
@@ -128,16 +128,16 @@ func (f *Follower) Asks(id ir.SetID) []Ask {
 // Runs returns the first value of each run of values from lo to hi, on an axis of addresses, within which no test of the
 // rules of x tells values apart: sorted, beginning with lo. The error is ErrManyRuns.
 func (f *Follower) Runs(x *Ask, lo, hi ir.Value) ([]ir.Value, error) {
-	first, last := keyOf(lo), keyOf(hi)
+	first, last := span.KeyOf(lo), span.KeyOf(hi)
 	cuts := []key{first}
 	add := func(k key) bool {
-		if first.less(k) && !last.less(k) {
+		if first.Less(k) && !last.Less(k) {
 			cuts = append(cuts, k)
 		}
 		return len(cuts) <= 4*MaxRuns
 	}
-	both := func(s span) bool { return add(s.lo) && (s.hi == lastKey || add(s.hi.next())) }
-	if first.less(last) {
+	both := func(s span.Span) bool { return add(s.Lo) && (s.Hi == span.Last() || add(s.Hi.Next())) }
+	if first.Less(last) {
 		done := map[int]bool{}
 		for _, id := range x.atoms {
 			atom := &f.tables.conjs.atoms.list[id]
@@ -145,7 +145,7 @@ func (f *Follower) Runs(x *Ask, lo, hi ir.Value) ([]ir.Value, error) {
 			if len(atom.refs) == 0 {
 				spans = atom.spans
 			}
-			for i := spanFrom(spans, first); i < len(spans) && !last.less(spans[i].lo); i++ {
+			for i := span.Find(spans, first); i < len(spans) && !last.Less(spans[i].Lo); i++ {
 				if !both(spans[i]) {
 					return nil, ErrManyRuns
 				}
@@ -167,7 +167,7 @@ func (f *Follower) Runs(x *Ask, lo, hi ir.Value) ([]ir.Value, error) {
 				}
 			}
 		}
-		slices.SortFunc(cuts, key.compare)
+		slices.SortFunc(cuts, key.Compare)
 		cuts = slices.Compact(cuts)
 	}
 	if len(cuts) > MaxRuns {
@@ -175,25 +175,20 @@ func (f *Follower) Runs(x *Ask, lo, hi ir.Value) ([]ir.Value, error) {
 	}
 	out := make([]ir.Value, len(cuts))
 	for i, c := range cuts {
-		out[i] = c.value()
+		out[i] = c.Value()
 	}
 	return out, nil
 }
 
-// spanFrom returns the index of the first span that does not end before k.
-func spanFrom(s []span, k key) int {
-	return sort.Search(len(s), func(i int) bool { return !s[i].hi.less(k) })
-}
-
 // Address sets the bits of the rules of x in a row to what they are for an address; the others stay.
 func (f *Follower) Address(x *Ask, addr ir.Value, row []uint64) {
-	k := keyOf(addr)
+	k := span.KeyOf(addr)
 	f.bits(x, row, func(a *atom) bool {
 		spans := a.fixed
 		if len(a.refs) == 0 {
 			spans = a.spans
 		}
-		if i := spanFrom(spans, k); i < len(spans) && !k.less(spans[i].lo) {
+		if span.Contains(spans, k) {
 			return true
 		}
 		for _, s := range a.refs {

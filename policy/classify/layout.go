@@ -31,7 +31,7 @@ type NameCut struct {
 func (t *Tables) NameCuts() []NameCut {
 	cuts := make([]NameCut, len(t.names.cuts))
 	for i, k := range t.names.cuts {
-		cuts[i] = NameCut{k.value(), uint32(1 + 2*i)}
+		cuts[i] = NameCut{k.Value(), uint32(1 + 2*i)}
 	}
 	return cuts
 }

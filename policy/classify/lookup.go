@@ -8,6 +8,7 @@ import (
 	"sort"
 
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
+	"github.com/hostpolicy/hostpolicy/policy/ir/span"
 )
 
 // child marks a value of a runs16 or a node that is the index of a node, not a class.
@@ -15,6 +16,8 @@ const child = 1 << 31
 
 // mapped is the upper part of the lower half of the keys of IPv4 addresses.
 const mapped = 0xffff
+
+type key = span.Key
 
 // cut is a Cut as the lookup structures want it.
 type cut struct {
@@ -24,13 +27,13 @@ type cut struct {
 
 // classAt returns the class of k among cuts, the first of which is at or below k.
 func classAt(cuts []cut, k key) uint32 {
-	return cuts[sort.Search(len(cuts), func(i int) bool { return k.less(cuts[i].from) })-1].class
+	return cuts[sort.Search(len(cuts), func(i int) bool { return k.Less(cuts[i].from) })-1].class
 }
 
 // between returns the cuts behind lo and not behind hi, and the class of lo.
 func between(cuts []cut, lo, hi key) ([]cut, uint32) {
-	i := sort.Search(len(cuts), func(i int) bool { return lo.less(cuts[i].from) })
-	j := sort.Search(len(cuts), func(j int) bool { return hi.less(cuts[j].from) })
+	i := sort.Search(len(cuts), func(i int) bool { return lo.Less(cuts[i].from) })
+	j := sort.Search(len(cuts), func(j int) bool { return hi.Less(cuts[j].from) })
 	return cuts[i:j], cuts[i-1].class
 }
 
@@ -68,10 +71,10 @@ func (r *runs16) get(n uint16) uint32 {
 // newNumberRuns makes the lookup of the 1<<16 numbers from offset on.
 func newNumberRuns(cuts []cut, offset uint32) *runs16 {
 	r := &runs16{}
-	inside, first := between(cuts, key{lo: uint64(offset)}, key{lo: uint64(offset) + 0xffff})
+	inside, first := between(cuts, key{Lo: uint64(offset)}, key{Lo: uint64(offset) + 0xffff})
 	r.add(0, first)
 	for _, c := range inside {
-		r.add(uint16(c.from.lo-uint64(offset)), c.class)
+		r.add(uint16(c.from.Lo-uint64(offset)), c.class)
 	}
 	r.done()
 	return r
@@ -88,11 +91,11 @@ func newL4Lookup(cuts []cut) *l4Lookup {
 	for f, family := range [...]inet.Family{inet.IPv4, inet.IPv6} {
 		for p := range l.protocols[f] {
 			from := l4Key(family, inet.Protocol(p), 0, 0)
-			l.protocols[f][p] = classAt(cuts, key{lo: uint64(from)})
+			l.protocols[f][p] = classAt(cuts, key{Lo: uint64(from)})
 			if inet.Protocol(p) != icmpOf(family) {
 				continue
 			}
-			if inside, _ := between(cuts, key{lo: uint64(from)}, key{lo: uint64(from) + 0xffff}); len(inside) > 0 {
+			if inside, _ := between(cuts, key{Lo: uint64(from)}, key{Lo: uint64(from) + 0xffff}); len(inside) > 0 {
 				l.icmp[f] = newNumberRuns(cuts, from)
 			}
 		}
@@ -129,26 +132,26 @@ type node struct {
 
 func newAddrLookup(cuts []cut) *addrLookup {
 	l := &addrLookup{}
-	first, last := key{lo: mapped << 32}, key{lo: mapped<<32 | 0xffffffff}
+	first, last := key{Lo: mapped << 32}, key{Lo: mapped<<32 | 0xffffffff}
 	v4, class := between(cuts, first, last)
-	if len(v4) == 0 || v4[0].from.lo > first.lo|0xffff {
+	if len(v4) == 0 || v4[0].from.Lo > first.Lo|0xffff {
 		l.v4.add(0, class)
 	}
 	for i := 0; i < len(v4); {
 		// All cuts in one block of 65536 addresses.
-		lo := key{lo: v4[i].from.lo &^ 0xffff}
+		lo := key{Lo: v4[i].from.Lo &^ 0xffff}
 		j := i
-		for j < len(v4) && v4[j].from.lo&^0xffff == lo.lo {
+		for j < len(v4) && v4[j].from.Lo&^0xffff == lo.Lo {
 			j++
 		}
 		inside := v4[i:j]
 		if inside[0].from == lo {
 			class, inside = inside[0].class, inside[1:]
 		}
-		n := uint16(lo.lo >> 16)
+		n := uint16(lo.Lo >> 16)
 		l.v4.add(n, l.build(inside, class, lo, 14))
 		class = v4[j-1].class
-		if n < 0xffff && (j == len(v4) || uint16(v4[j].from.lo>>16) > n+1) {
+		if n < 0xffff && (j == len(v4) || uint16(v4[j].from.Lo>>16) > n+1) {
 			l.v4.add(n+1, class)
 		}
 		i = j
@@ -156,9 +159,9 @@ func newAddrLookup(cuts []cut) *addrLookup {
 	l.v4.done()
 
 	// IPv6 is what remains, without what the addresses of IPv4 differ in.
-	v6, class := between(cuts, key{}, first.prev())
-	v6 = append(slices.Clone(v6), cut{last.next(), classAt(cuts, last.next())})
-	after, _ := between(cuts, last.next(), lastKey)
+	v6, class := between(cuts, key{}, first.Prev())
+	v6 = append(slices.Clone(v6), cut{last.Next(), classAt(cuts, last.Next())})
+	after, _ := between(cuts, last.Next(), span.Last())
 	v6 = append(v6, after...)
 	before := class
 	v6 = slices.DeleteFunc(v6, func(c cut) bool {
@@ -184,9 +187,9 @@ func (l *addrLookup) build(cuts []cut, class uint32, lo key, depth int) uint32 {
 	next := skip
 	switch depth {
 	case skip:
-		for depth = 0; depth < 15 && cuts[0].from.at(depth) == last.from.at(depth); depth++ {
+		for depth = 0; depth < 15 && cuts[0].from.Byte(depth) == last.from.Byte(depth); depth++ {
 		}
-		lo = last.from.above(depth)
+		lo = last.from.And(span.ByteMask(depth))
 	case 14:
 		next = 15 // IPv4 skips nothing, so that its lookup need not check
 	}
@@ -194,20 +197,15 @@ func (l *addrLookup) build(cuts []cut, class uint32, lo key, depth int) uint32 {
 	at := len(l.nodes)
 	l.nodes = append(l.nodes, n) // its children come behind it
 	var values []uint32
-	keepHi, keepLo := byteMask(depth + 1)
+	rest := span.ByteMask(depth + 1).Not()
 	for b := range 256 {
-		from := lo
-		if depth < 8 {
-			from.hi |= uint64(b) << (56 - 8*depth)
-		} else {
-			from.lo |= uint64(b) << (120 - 8*depth)
-		}
-		to := key{from.hi | ^keepHi, from.lo | ^keepLo}
-		if len(cuts) > 0 && !from.less(cuts[0].from) {
+		from := lo.WithByte(depth, byte(b))
+		to := from.Or(rest)
+		if len(cuts) > 0 && !from.Less(cuts[0].from) {
 			class, cuts = cuts[0].class, cuts[1:]
 		}
 		inside := 0
-		for inside < len(cuts) && !to.less(cuts[inside].from) {
+		for inside < len(cuts) && !to.Less(cuts[inside].from) {
 			inside++
 		}
 		v := l.build(cuts[:inside], class, from, next)
@@ -235,11 +233,11 @@ func (l *addrLookup) step(n *node, b byte) uint32 {
 }
 
 func (l *addrLookup) get(k key) uint32 {
-	if k.hi == 0 && k.lo>>32 == mapped {
-		v := l.v4.get(uint16(k.lo >> 16))
+	if k.Hi == 0 && k.Lo>>32 == mapped {
+		v := l.v4.get(uint16(k.Lo >> 16))
 		if v&child != 0 {
-			if v = l.step(&l.nodes[v&^child], byte(k.lo>>8)); v&child != 0 {
-				v = l.step(&l.nodes[v&^child], byte(k.lo))
+			if v = l.step(&l.nodes[v&^child], byte(k.Lo>>8)); v&child != 0 {
+				v = l.step(&l.nodes[v&^child], byte(k.Lo))
 			}
 		}
 		return v
@@ -247,13 +245,13 @@ func (l *addrLookup) get(k key) uint32 {
 	v := l.root
 	for v&child != 0 {
 		n := &l.nodes[v&^child]
-		if p := k.above(int(n.depth)); p != n.prefix {
-			if p.less(n.prefix) {
+		if p := k.And(span.ByteMask(int(n.depth))); p != n.prefix {
+			if p.Less(n.prefix) {
 				return n.below
 			}
 			return n.above
 		}
-		v = l.step(n, k.at(int(n.depth)))
+		v = l.step(n, k.Byte(int(n.depth)))
 	}
 	return v
 }
@@ -286,8 +284,8 @@ func newPointLookup(d *Dimension) *pointLookup {
 }
 
 func (l *pointLookup) slot(addr key, port uint32) uint64 {
-	h := (addr.lo ^ uint64(port)<<32) * 0x9e3779b97f4a7c15
-	h = (h ^ h>>29 ^ addr.hi) * 0xbf58476d1ce4e5b9
+	h := (addr.Lo ^ uint64(port)<<32) * 0x9e3779b97f4a7c15
+	h = (h ^ h>>29 ^ addr.Hi) * 0xbf58476d1ce4e5b9
 	return (h ^ h>>32) * 0x94d049bb133111eb >> l.shift
 }
 

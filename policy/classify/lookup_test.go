@@ -13,23 +13,24 @@ import (
 
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
+	"github.com/hostpolicy/hostpolicy/policy/ir/span"
 )
 
 // edges are values at which lookup structures change their ways, and their neighbours.
 func edges() []key {
-	ks := []key{{}, lastKey, {lo: mapped << 32}, {lo: mapped<<32 | 0xffffffff}, {lo: mapped<<32 | 0x0a010000}, {lo: mapped<<32 | 0x0a010200}, {hi: 1}, {lo: ^uint64(0)}, {hi: 0xfd << 56}}
+	ks := []key{{}, span.Last(), {Lo: mapped << 32}, {Lo: mapped<<32 | 0xffffffff}, {Lo: mapped<<32 | 0x0a010000}, {Lo: mapped<<32 | 0x0a010200}, {Hi: 1}, {Lo: ^uint64(0)}, {Hi: 0xfd << 56}}
 	for _, n := range []int{8, 16, 24, 40, 56, 63} {
-		ks = append(ks, key{lo: 1 << n}, key{hi: 1 << n})
+		ks = append(ks, key{Lo: 1 << n}, key{Hi: 1 << n})
 	}
 	for _, k := range slices.Clone(ks) {
-		ks = append(ks, k.next(), k.prev())
+		ks = append(ks, k.Next(), k.Prev())
 	}
 	return ks
 }
 
 func cutsOf(t *rapid.T, among []key, classes uint32) []cut {
 	ks := append(rapid.SliceOfN(rapid.SampledFrom(among), 0, 12).Draw(t, "cuts"), key{})
-	slices.SortFunc(ks, key.compare)
+	slices.SortFunc(ks, key.Compare)
 	var cuts []cut
 	for i, k := range slices.Compact(ks) {
 		c := rapid.Uint32Range(0, classes).Draw(t, "class")
@@ -57,15 +58,15 @@ func TestAddrLookupOfManyPrefixes(t *testing.T) {
 	for _, v4 := range []bool{true, false} {
 		random := func() key {
 			if v4 {
-				return key{lo: mapped<<32 | uint64(10<<24|r.Uint32()&0x3ffff)}
+				return key{Lo: mapped<<32 | uint64(10<<24|r.Uint32()&0x3ffff)}
 			}
-			return key{hi: 0xfd<<56 | r.Uint64N(3), lo: r.Uint64() >> r.IntN(64)}
+			return key{Hi: 0xfd<<56 | r.Uint64N(3), Lo: r.Uint64() >> r.IntN(64)}
 		}
 		ks := []key{{}}
 		for range 5000 {
 			ks = append(ks, random())
 		}
-		slices.SortFunc(ks, key.compare)
+		slices.SortFunc(ks, key.Compare)
 		var cuts []cut
 		for i, k := range slices.Compact(ks) {
 			cuts = append(cuts, cut{k, uint32(i)})
@@ -74,7 +75,7 @@ func TestAddrLookupOfManyPrefixes(t *testing.T) {
 		for i := range 20000 {
 			k := random()
 			if i < len(ks) {
-				k = ks[i].prev()
+				k = ks[i].Prev()
 			}
 			require.Equal(t, classAt(cuts, k), l.get(k))
 		}
@@ -84,14 +85,14 @@ func TestAddrLookupOfManyPrefixes(t *testing.T) {
 func TestNumberRuns(t *testing.T) {
 	var among []key
 	for _, n := range []uint64{1, 2, 63, 64, 65, 127, 128, 4095, 4096, 32768, 65534, 65535} {
-		among = append(among, key{lo: n}, key{lo: 0x04010000 + n}, key{lo: 0x04010000})
+		among = append(among, key{Lo: n}, key{Lo: 0x04010000 + n}, key{Lo: 0x04010000})
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		cuts := cutsOf(t, among, 3)
 		for _, offset := range []uint32{0, 0x04010000} {
 			r := newNumberRuns(cuts, offset)
 			for n := range 1 << 16 {
-				if want := classAt(cuts, key{lo: uint64(offset) + uint64(n)}); r.get(uint16(n)) != want {
+				if want := classAt(cuts, key{Lo: uint64(offset) + uint64(n)}); r.get(uint16(n)) != want {
 					t.Fatalf("%d behind %d: got %d, want %d", n, offset, r.get(uint16(n)), want)
 				}
 			}
@@ -128,34 +129,6 @@ func TestPointLookup(t *testing.T) {
 		require.Equal(t, class, l.get(addrKey(e.Prefix.Addr()), uint32(e.Protocol)<<16|uint32(e.Port)))
 	}
 	require.Equal(t, uint32(5), newPointLookup(&Dimension{Absent: 5}).get(key{}, 1))
-}
-
-func TestUnionAndComplement(t *testing.T) {
-	all := edges()
-	rapid.Check(t, func(t *rapid.T) {
-		var spans []span
-		for range rapid.IntRange(0, 5).Draw(t, "n") {
-			a, b := rapid.SampledFrom(all).Draw(t, "a"), rapid.SampledFrom(all).Draw(t, "b")
-			if b.less(a) {
-				a, b = b, a
-			}
-			spans = append(spans, span{a, b})
-		}
-		in := func(s []span, k key) bool {
-			return slices.ContainsFunc(s, func(x span) bool { return !k.less(x.lo) && !x.hi.less(k) })
-		}
-		joined := union(slices.Clone(spans))
-		rest := complement(joined)
-		for _, k := range all {
-			require.Equal(t, in(spans, k), in(joined, k))
-			require.Equal(t, !in(spans, k), in(rest, k))
-		}
-		for _, s := range [][]span{joined, rest} {
-			for i := 1; i < len(s); i++ {
-				require.True(t, s[i-1].hi.next().less(s[i].lo), "spans that touch are one")
-			}
-		}
-	})
 }
 
 func TestRowWriterFilesEqualRowsOnce(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
+	"github.com/hostpolicy/hostpolicy/policy/ir/span"
 )
 
 // newMatcher makes the matcher of rules that stand for the given conjunctions.
@@ -150,9 +151,9 @@ func (w *rowState) evaluate(holds func(*atom) bool) uint32 {
 
 // cuts sweeps over the values of an ordered axis.
 func (w *rowState) cuts(axis Axis) []Cut {
-	last := lastKey
+	last := span.Last()
 	if axis != SrcAddr && axis != DstAddr {
-		last = key{lo: 1<<32 - 1}
+		last = key{Lo: 1<<32 - 1}
 	}
 	type event struct {
 		at  key
@@ -161,13 +162,13 @@ func (w *rowState) cuts(axis Axis) []Cut {
 	var events []event
 	for i := range w.uses {
 		for _, s := range w.atoms.list[w.uses[i].atom].spans {
-			events = append(events, event{s.lo, i})
-			if s.hi.less(last) {
-				events = append(events, event{s.hi.next(), i})
+			events = append(events, event{s.Lo, i})
+			if s.Hi.Less(last) {
+				events = append(events, event{s.Hi.Next(), i})
 			}
 		}
 	}
-	slices.SortFunc(events, func(x, y event) int { return x.at.compare(y.at) })
+	slices.SortFunc(events, func(x, y event) int { return x.at.Compare(y.at) })
 	first := 0
 	for first < len(events) && events[first].at == (key{}) {
 		w.toggle(&w.uses[events[first].use])
@@ -182,7 +183,7 @@ func (w *rowState) cuts(axis Axis) []Cut {
 			continue
 		}
 		if class := sweep.class(); cuts[len(cuts)-1].Class != class {
-			cuts = append(cuts, Cut{at.value(), class})
+			cuts = append(cuts, Cut{at.Value(), class})
 		}
 	}
 	return slices.Clip(cuts)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
+	"github.com/hostpolicy/hostpolicy/policy/ir/span"
 )
 
 // member is an element of a set: of prefixes, whose bits count from the beginning of the key, or of endpoints.
@@ -20,7 +21,7 @@ type member struct {
 }
 
 func memberOf(e ir.Element) member {
-	m := member{key: keyOf(ir.Addr(e.Prefix.Addr())), bits: uint8(e.Prefix.Bits()), protocol: uint8(e.Protocol), port: e.Port}
+	m := member{key: span.KeyOf(ir.Addr(e.Prefix.Addr())), bits: uint8(e.Prefix.Bits()), protocol: uint8(e.Protocol), port: e.Port}
 	if e.Prefix.Addr().Is4() {
 		m.bits += 96
 	}
@@ -28,7 +29,7 @@ func memberOf(e ir.Element) member {
 }
 
 func (m member) element() ir.Element {
-	a := m.key.value().Addr()
+	a := m.key.Value().Addr()
 	bits := int(m.bits)
 	if a.Is4() {
 		bits -= 96
@@ -37,21 +38,12 @@ func (m member) element() ir.Element {
 }
 
 func (m member) compare(n member) int {
-	return cmp.Or(m.key.compare(n.key), cmp.Compare(m.bits, n.bits), cmp.Compare(m.protocol, n.protocol), cmp.Compare(m.port, n.port))
+	return cmp.Or(m.key.Compare(n.key), cmp.Compare(m.bits, n.bits), cmp.Compare(m.protocol, n.protocol), cmp.Compare(m.port, n.port))
 }
 
 // span returns the keys of a prefix.
-func (m member) span() span {
-	mask := bitMask(int(m.bits))
-	return span{m.key, key{m.key.hi | ^mask.hi, m.key.lo | ^mask.lo}}
-}
-
-// bitMask returns the first n bits as a mask.
-func bitMask(n int) key {
-	if n <= 64 {
-		return key{hi: ^uint64(0) << (64 - n)} // a shift by 64 leaves nothing
-	}
-	return key{^uint64(0), ^uint64(0) << (128 - n)}
+func (m member) span() span.Span {
+	return span.Span{Lo: m.key, Hi: m.key.Or(span.Mask(int(m.bits)).Not())}
 }
 
 // memberSet holds members in order, in blocks, so that one comes or goes at the cost of a block.
@@ -127,15 +119,14 @@ func (s *memberSet) remove(m member) bool {
 // holds reports whether a prefix of the set holds an address. Those of IPv6 never hold one of IPv4.
 func (s *memberSet) holds(k key) bool {
 	first := 0
-	if k.hi == 0 && k.lo>>32 == mapped {
+	if k.Hi == 0 && k.Lo>>32 == mapped {
 		first = 96
 	}
 	for n := first; n <= 128; n++ {
 		if s.lengths[n] == 0 {
 			continue
 		}
-		mask := bitMask(n)
-		if _, _, found := s.find(member{key: key{k.hi & mask.hi, k.lo & mask.lo}, bits: uint8(n)}); found {
+		if _, _, found := s.find(member{key: k.And(span.Mask(n)), bits: uint8(n)}); found {
 			return true
 		}
 	}
@@ -147,7 +138,7 @@ func (s *memberSet) within(lo, hi key, f func(member) bool) {
 	b, i, _ := s.find(member{key: lo})
 	for ; b < len(s.blocks); b, i = b+1, 0 {
 		for _, m := range s.blocks[b][i:] {
-			if hi.less(m.key) || !f(m) {
+			if hi.Less(m.key) || !f(m) {
 				return
 			}
 		}

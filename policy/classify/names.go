@@ -7,6 +7,7 @@ import (
 	"sort"
 
 	"github.com/hostpolicy/hostpolicy/policy/ir"
+	"github.com/hostpolicy/hostpolicy/policy/ir/span"
 )
 
 // nameClasses divides interface names into classes. Class 0 is for packets without the interface. Then come two classes
@@ -22,10 +23,10 @@ const noName = 0
 func newNameClasses(p *ir.Program) nameClasses {
 	cuts := []key{{}}
 	add := func(i ir.Interval) {
-		s := spanOf(i)
-		cuts = append(cuts, s.lo)
-		if s.hi != lastKey {
-			cuts = append(cuts, s.hi.next())
+		s := span.Of(i)
+		cuts = append(cuts, s.Lo)
+		if s.Hi != span.Last() {
+			cuts = append(cuts, s.Hi.Next())
 		}
 	}
 	match := func(m ir.Match) {
@@ -58,7 +59,7 @@ func newNameClasses(p *ir.Program) nameClasses {
 			}
 		}
 	}
-	slices.SortFunc(cuts, key.compare)
+	slices.SortFunc(cuts, key.Compare)
 	return nameClasses{slices.Clip(slices.Compact(cuts))}
 }
 
@@ -81,17 +82,12 @@ func (n nameClasses) classOf(s string) uint32 {
 	var k key
 	valid := len(s) <= ir.MaxNameLen
 	for i := 0; i < len(s) && i < ir.MaxNameLen; i++ {
-		c := uint64(s[i])
-		valid = valid && c != 0
-		if i < 8 {
-			k.hi |= c << (56 - 8*i)
-		} else {
-			k.lo |= c << (120 - 8*i)
-		}
+		valid = valid && s[i] != 0
+		k = k.WithByte(i, s[i])
 	}
 	lo, hi := 0, len(n.cuts) // cuts[lo] is at or below k
 	for hi-lo > 1 {
-		if mid := (lo + hi) / 2; k.less(n.cuts[mid]) {
+		if mid := (lo + hi) / 2; k.Less(n.cuts[mid]) {
 			hi = mid
 		} else {
 			lo = mid
@@ -114,7 +110,7 @@ func (n nameClasses) name(class uint32) name {
 	if class == noName {
 		return name{absent: true}
 	}
-	return name{valid: class&1 == 1, first: n.cuts[(class-1)/2].value()}
+	return name{valid: class&1 == 1, first: n.cuts[(class-1)/2].Value()}
 }
 
 // in reports whether the names are in an interval of a Switch.

@@ -65,7 +65,7 @@ func Flatten(p *ir.Program, m ir.Members, all bool) (*Plain, error) {
 		x := &atoms.list[i]
 		out := Atom{Absent: x.absent, Names: x.names}
 		for _, s := range x.spans {
-			out.Spans = append(out.Spans, ir.Interval{Lo: s.lo.value(), Hi: s.hi.value()})
+			out.Spans = append(out.Spans, s.Interval())
 		}
 		for _, s := range x.sets {
 			out.Sets = append(out.Sets, SetTest{p.Sets[s.set].ID, s.not})

@@ -2,7 +2,11 @@
 
 package classify
 
-import "math/bits"
+import (
+	"math/bits"
+
+	"github.com/hostpolicy/hostpolicy/policy/ir/span"
+)
 
 // matcher is a Matcher with lookup structures.
 type matcher struct {
@@ -33,7 +37,7 @@ func (m *matcher) init(t *Matcher) {
 		m.sumWords, m.rowPages = td.Rows.sumWords, td.Rows.rowPages
 		cuts := make([]cut, len(td.Cuts))
 		for j, c := range td.Cuts {
-			cuts[j] = cut{keyOf(c.From), c.Class}
+			cuts[j] = cut{span.KeyOf(c.From), c.Class}
 		}
 		switch td.Axis {
 		case L4:

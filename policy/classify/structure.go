@@ -23,7 +23,7 @@ func (t *Tables) Structure() [32]byte {
 	}
 	keys := func(ks ...key) {
 		for _, k := range ks {
-			num(uint32(k.hi), uint32(k.hi>>32), uint32(k.lo), uint32(k.lo>>32))
+			num(uint32(k.Hi), uint32(k.Hi>>32), uint32(k.Lo), uint32(k.Lo>>32))
 		}
 	}
 	flag := func(v bool) {
@@ -84,10 +84,10 @@ func (t *Tables) Structure() [32]byte {
 		x := &atoms.list[i]
 		num(uint32(len(x.spans)), uint32(len(x.fixed)), uint32(len(x.names)))
 		for _, s := range x.spans {
-			keys(s.lo, s.hi)
+			keys(s.Lo, s.Hi)
 		}
 		for _, s := range x.fixed {
-			keys(s.lo, s.hi)
+			keys(s.Lo, s.Hi)
 		}
 		for _, n := range x.names {
 			flag(n)

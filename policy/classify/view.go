@@ -3,11 +3,11 @@
 package classify
 
 import (
-	"encoding/binary"
 	"net/netip"
 
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
 	"github.com/hostpolicy/hostpolicy/policy/flow"
+	"github.com/hostpolicy/hostpolicy/policy/ir/span"
 )
 
 // view is a packet as one hook sees it.
@@ -27,8 +27,7 @@ type view struct {
 }
 
 func addrKey(a netip.Addr) key {
-	b := a.As16()
-	return key{binary.BigEndian.Uint64(b[:8]), binary.BigEndian.Uint64(b[8:])}
+	return span.KeyOf(a.As16())
 }
 
 // init takes what all hooks see alike.
@@ -38,7 +37,7 @@ func (v *view) init(p *flow.Packet) {
 	v.sport = p.SrcPort
 	v.ports = hasPorts(p.Protocol)
 	icmp := inet.ICMP
-	if v.src.hi != 0 || v.src.lo>>32 != mapped {
+	if v.src.Hi != 0 || v.src.Lo>>32 != mapped {
 		v.family, icmp = 1, inet.ICMPv6
 	}
 	if p.Protocol == icmp {
