@@ -12,6 +12,7 @@ import (
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
 	"github.com/hostpolicy/hostpolicy/policy/flow"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
+	"github.com/hostpolicy/hostpolicy/policy/ir/span"
 )
 
 // raw is a box in numbers: of spanSets, and of collector.names. Comparable.
@@ -106,11 +107,11 @@ func (c *collector) packet(g *group, f inet.Family, at [numDims]*key, choose fun
 	r := c.at(g, g.spots[choose(len(g.spots))], f)
 	for d, k := range at {
 		if k != nil {
-			r.sets[d] = c.sets.id([]span{{*k, *k}})
+			r.sets[d] = c.sets.id([]span.Span{{Lo: *k, Hi: *k}})
 		}
 	}
-	if k := at[dimL4]; k != nil && inet.Protocol(k.lo>>16) != icmpOf(f) {
-		r.sets[dimL4] = c.sets.id([]span{l4Of(inet.Protocol(k.lo >> 16))})
+	if k := at[dimL4]; k != nil && inet.Protocol(k.Lo>>16) != icmpOf(f) {
+		r.sets[dimL4] = c.sets.id([]span.Span{l4Of(inet.Protocol(k.Lo >> 16))})
 	}
 	return c.box(&r)[0].Packet()
 }
@@ -222,7 +223,7 @@ func (x *extractor) tail(d dim, set, next int32) int32 {
 
 func (c *collector) kindID(ks []kind, i int) int32 { return c.nameID(nameSet{ks[i].names, ks[i].part}) }
 
-func (c *collector) setOf(spans []span, d dim, f inet.Family) int32 {
+func (c *collector) setOf(spans []span.Span, d dim, f inet.Family) int32 {
 	if slices.Equal(spans, d.domain(f)) {
 		return 0
 	}
@@ -303,7 +304,7 @@ func innerParts() []part {
 		ps = append(ps, part{func(r *raw) { r.sets[d] = 0 }, func(c *collector, rs []raw) raw {
 			out := rs[0]
 			f := families[bits.TrailingZeros8(out.families)]
-			var all []span
+			var all []span.Span
 			for _, r := range rs {
 				if r.sets[d] == 0 {
 					all = d.domain(f)
@@ -315,7 +316,7 @@ func innerParts() []part {
 				out.sets[d] = 0
 				return out
 			}
-			out.sets[d] = c.setOf(union(slices.Clone(all)), d, f)
+			out.sets[d] = c.setOf(span.Union(slices.Clone(all)), d, f)
 			return out
 		}})
 	}
@@ -393,7 +394,7 @@ func (c *collector) wholeProtocols(l4 int32) bool {
 		return true
 	}
 	for _, s := range c.sets.list[l4] {
-		if s.lo.lo&0xffff != 0 || s.hi.lo&0xffff != 0xffff {
+		if s.Lo.Lo&0xffff != 0 || s.Hi.Lo&0xffff != 0xffff {
 			return false
 		}
 	}
@@ -441,7 +442,7 @@ func (c *collector) box(r *raw) []Box {
 	icmp := uint32(icmpOf(families[bits.TrailingZeros8(r.families)]))
 	var some []ICMPRange
 	for _, s := range c.sets.list[r.sets[dimL4]] {
-		lo, hi := uint32(s.lo.lo), uint32(s.hi.lo)
+		lo, hi := uint32(s.Lo.Lo), uint32(s.Hi.Lo)
 		for p := lo >> 16; p <= hi>>16; p++ {
 			from, to := max(lo, p<<16), min(hi, p<<16|0xffff)
 			if p != icmp || to-from == 0xffff {
@@ -491,7 +492,7 @@ func (c *collector) portSet(r *raw, d dim) inet.PortSet {
 	}
 	rs := make([]inet.PortRange, len(spans))
 	for i, s := range spans {
-		rs[i] = inet.PortRange{Min: uint16(s.lo.lo), Max: uint16(s.hi.lo)}
+		rs[i] = inet.PortRange{Min: uint16(s.Lo.Lo), Max: uint16(s.Hi.Lo)}
 	}
 	set, _ := inet.NewPortSet(rs...) // no range ends before it begins
 	c.ports[r.sets[d]] = set
@@ -499,7 +500,7 @@ func (c *collector) portSet(r *raw, d dim) inet.PortSet {
 }
 
 // prefixSet returns the addresses of spans.
-func prefixSet(spans []span) inet.PrefixSet {
+func prefixSet(spans []span.Span) inet.PrefixSet {
 	var ps []netip.Prefix
 	for _, s := range spans {
 		ps = appendPrefixes(ps, s)
@@ -509,40 +510,32 @@ func prefixSet(spans []span) inet.PrefixSet {
 }
 
 // appendPrefixes appends the prefixes that make up a range of addresses of one family.
-func appendPrefixes(ps []netip.Prefix, s span) []netip.Prefix {
-	for lo := s.lo; ; {
+func appendPrefixes(ps []netip.Prefix, s span.Span) []netip.Prefix {
+	for lo := s.Lo; ; {
 		// The longest run of low bits that are free at lo and do not lead beyond hi.
 		n := 0
-		for n < 128 && !bit(lo, n) && lowBits(lo, n+1).compare(s.hi) <= 0 {
+		for n < 128 && !bit(lo, n) && lowBits(lo, n+1).Compare(s.Hi) <= 0 {
 			n++
 		}
-		a := lo.value().Addr()
+		a := lo.Value().Addr()
 		ps = append(ps, netip.PrefixFrom(a, a.BitLen()-min(n, a.BitLen())))
 		end := lowBits(lo, n)
-		if end.compare(s.hi) >= 0 {
+		if end.Compare(s.Hi) >= 0 {
 			return ps
 		}
-		lo = end.next()
+		lo = end.Next()
 	}
 }
 
 func bit(k key, n int) bool {
 	if n < 64 {
-		return k.lo>>n&1 == 1
+		return k.Lo>>n&1 == 1
 	}
-	return k.hi>>(n-64)&1 == 1
+	return k.Hi>>(n-64)&1 == 1
 }
 
 // lowBits returns k with the low n bits set.
-func lowBits(k key, n int) key {
-	switch {
-	case n >= 128:
-		return lastKey
-	case n >= 64:
-		return key{k.hi | (1<<(n-64) - 1), ^uint64(0)}
-	}
-	return key{k.hi, k.lo | (1<<n - 1)}
-}
+func lowBits(k key, n int) key { return k.Or(span.Mask(128 - n).Not()) }
 
 // share returns the part of all packets that is in a box.
 func (c *collector) share(r *raw, b *Box) float64 {
@@ -590,10 +583,10 @@ func (c *collector) fraction(r *raw, d dim) float64 {
 	}
 	part, whole := 0.0, 0.0
 	for _, s := range c.sets.list[r.sets[d]] {
-		part += s.size()
+		part += s.Size()
 	}
 	for _, s := range d.domain(families[bits.TrailingZeros8(r.families)]) {
-		whole += s.size()
+		whole += s.Size()
 	}
 	return part / whole
 }

@@ -13,6 +13,7 @@ import (
 	"sort"
 
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
+	"github.com/hostpolicy/hostpolicy/policy/ir/span"
 )
 
 // budget is what all diagrams of an answer may cost together.
@@ -182,11 +183,11 @@ func newDiagram(b *budget, sets *spanSets, family inet.Family, class []int32, ch
 func (d *diagram) newField(x dim) *field {
 	f := &field{dim: x, sets: map[int32][]ranks{}}
 	domain := x.domain(d.family)
-	add := func(s []span) {
+	add := func(s []span.Span) {
 		for _, i := range s {
-			f.cuts = append(f.cuts, i.lo)
-			if i.hi != lastKey {
-				f.cuts = append(f.cuts, i.hi.next())
+			f.cuts = append(f.cuts, i.Lo)
+			if i.Hi != span.Last() {
+				f.cuts = append(f.cuts, i.Hi.Next())
 			}
 		}
 	}
@@ -202,7 +203,7 @@ func (d *diagram) newField(x dim) *field {
 		// Protocols with ports are told from those without.
 		add(portProtocols)
 	}
-	slices.SortFunc(f.cuts, key.compare)
+	slices.SortFunc(f.cuts, key.Compare)
 	f.cuts = slices.Compact(f.cuts)
 	f.domain = f.ranks(domain)
 	for id := range f.sets {
@@ -212,36 +213,36 @@ func (d *diagram) newField(x dim) *field {
 }
 
 // portProtocols are the values of L4 whose packets have ports.
-var portProtocols = []span{l4Of(inet.TCP), l4Of(inet.UDP), l4Of(inet.SCTP), l4Of(inet.UDPLite)}
+var portProtocols = []span.Span{l4Of(inet.TCP), l4Of(inet.UDP), l4Of(inet.SCTP), l4Of(inet.UDPLite)}
 
-func l4Of(p inet.Protocol) span { return numbers(uint32(p)<<16, uint32(p)<<16|0xffff) }
+func l4Of(p inet.Protocol) span.Span { return span.Numbers(uint32(p)<<16, uint32(p)<<16|0xffff) }
 
-func (f *field) ranks(s []span) []ranks {
+func (f *field) ranks(s []span.Span) []ranks {
 	out := make([]ranks, len(s))
 	for i, x := range s {
-		out[i] = ranks{f.rank(x.lo), uint32(len(f.cuts))}
-		if x.hi != lastKey {
-			out[i].hi = f.rank(x.hi.next())
+		out[i] = ranks{f.rank(x.Lo), uint32(len(f.cuts))}
+		if x.Hi != span.Last() {
+			out[i].hi = f.rank(x.Hi.Next())
 		}
 	}
 	return out
 }
 
 func (f *field) rank(k key) uint32 {
-	return uint32(sort.Search(len(f.cuts), func(i int) bool { return f.cuts[i].compare(k) >= 0 }))
+	return uint32(sort.Search(len(f.cuts), func(i int) bool { return f.cuts[i].Compare(k) >= 0 }))
 }
 
 // spans is the inverse of ranks.
-func (f *field) spans(rs []ranks) []span {
-	out := make([]span, 0, len(rs))
+func (f *field) spans(rs []ranks) []span.Span {
+	out := make([]span.Span, 0, len(rs))
 	for _, r := range rs {
-		s := span{f.cuts[r.lo], lastKey}
+		s := span.Span{Lo: f.cuts[r.lo], Hi: span.Last()}
 		if int(r.hi) < len(f.cuts) {
-			s.hi = f.cuts[r.hi].prev()
+			s.Hi = f.cuts[r.hi].Prev()
 		}
 		out = append(out, s)
 	}
-	return union(out)
+	return span.Union(out)
 }
 
 // weight returns how many lines hold for a value of a field, on average over the values that are told apart. What looks at

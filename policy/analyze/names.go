@@ -9,6 +9,7 @@ import (
 
 	"github.com/hostpolicy/hostpolicy/policy/classify"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
+	"github.com/hostpolicy/hostpolicy/policy/ir/span"
 )
 
 // Names is a set of interface names: intervals of ir.Name values, sorted, disjoint. Nil stands for all.
@@ -96,23 +97,16 @@ func commonPrefix(n Names) (ir.Interval, bool) {
 
 // gaps returns the names between those of n. Values that are no names of interfaces do not count.
 func (n Names) gaps() Names {
+	spans := make([]span.Span, len(n))
+	for k, i := range n {
+		spans[k] = span.Of(i)
+	}
 	var gaps Names
-	var from key
-	add := func(s span) {
-		i := ir.Interval{Lo: s.lo.value(), Hi: s.hi.value()}
-		if hasName(i) {
+	for _, s := range span.Complement(spans, span.Last()) {
+		if i := s.Interval(); hasName(i) {
 			gaps = append(gaps, i)
 		}
 	}
-	for _, i := range n {
-		if lo := keyOf(i.Lo); from.compare(lo) < 0 {
-			add(span{from, lo.prev()})
-		}
-		if from = keyOf(i.Hi).next(); from == (key{}) {
-			return gaps
-		}
-	}
-	add(span{from, lastKey})
 	return gaps
 }
 
@@ -143,7 +137,7 @@ func pattern(i ir.Interval) (string, bool) {
 	if k > 0 {
 		s := string(i.Lo[:k])
 		if p, ok := ir.NamePrefix(s); ok && p.Hi == i.Hi {
-			if v, ok := ir.Name(s); ok && i.Lo.Compare(v) > 0 && !hasName(ir.Interval{Lo: keyOf(v).next().value(), Hi: keyOf(i.Lo).prev().value()}) {
+			if v, ok := ir.Name(s); ok && i.Lo.Compare(v) > 0 && !hasName(ir.Interval{Lo: span.KeyOf(v).Next().Value(), Hi: span.KeyOf(i.Lo).Prev().Value()}) {
 				return s + "?*", true
 			}
 		}
@@ -156,8 +150,8 @@ func onlyName(i ir.Interval, s string) (string, bool) {
 	if i.Lo == i.Hi {
 		return s, true
 	}
-	v := keyOf(i.Lo)
-	return s, !hasName(ir.Interval{Lo: v.next().value(), Hi: i.Hi})
+	v := span.KeyOf(i.Lo)
+	return s, !hasName(ir.Interval{Lo: v.Next().Value(), Hi: i.Hi})
 }
 
 // sameNames reports whether two ranges that begin alike hold the same names.
@@ -165,14 +159,14 @@ func sameNames(a, b ir.Interval) bool {
 	if a.Lo != b.Lo {
 		return false
 	}
-	lo, hi := keyOf(a.Hi), keyOf(b.Hi)
+	lo, hi := span.KeyOf(a.Hi), span.KeyOf(b.Hi)
 	if lo == hi {
 		return true
 	}
-	if hi.compare(lo) < 0 {
+	if hi.Compare(lo) < 0 {
 		lo, hi = hi, lo
 	}
-	return !hasName(ir.Interval{Lo: lo.next().value(), Hi: hi.value()})
+	return !hasName(ir.Interval{Lo: lo.Next().Value(), Hi: hi.Value()})
 }
 
 // hasName reports whether some interface could have a name in the range: whether the first name at or above Lo is in it.
@@ -251,21 +245,21 @@ func regions(sides []*side) []region {
 	for n, s := range sides {
 		cuts[n] = s.plain.NameCuts()
 		for _, c := range cuts[n] {
-			all = append(all, keyOf(c.First))
+			all = append(all, span.KeyOf(c.First))
 		}
 	}
-	slices.SortFunc(all, key.compare)
+	slices.SortFunc(all, key.Compare)
 	all = slices.Compact(all)
 	var out []region
 	var at [2]int
 	for i, lo := range all {
-		hi := lastKey
+		hi := span.Last()
 		if i+1 < len(all) {
-			hi = all[i+1].prev()
+			hi = all[i+1].Prev()
 		}
-		r := region{Interval: ir.Interval{Lo: lo.value(), Hi: hi.value()}}
+		r := region{Interval: ir.Interval{Lo: lo.Value(), Hi: hi.Value()}}
 		for n := range sides {
-			for at[n]+1 < len(cuts[n]) && keyOf(cuts[n][at[n]+1].First).compare(lo) <= 0 {
+			for at[n]+1 < len(cuts[n]) && span.KeyOf(cuts[n][at[n]+1].First).Compare(lo) <= 0 {
 				at[n]++
 			}
 			r.class[n] = int(cuts[n][at[n]].Class)
@@ -308,8 +302,8 @@ func kinds(rs []region, signature func(kindClass) string) []kind {
 // add appends a range behind all others. Values between that are no names do not keep ranges apart.
 func (n Names) add(i ir.Interval) Names {
 	if k := len(n); k > 0 {
-		next := keyOf(n[k-1].Hi).next()
-		if next.compare(keyOf(i.Lo)) >= 0 || !hasName(ir.Interval{Lo: next.value(), Hi: keyOf(i.Lo).prev().value()}) {
+		next := span.KeyOf(n[k-1].Hi).Next()
+		if next.Compare(span.KeyOf(i.Lo)) >= 0 || !hasName(ir.Interval{Lo: next.Value(), Hi: span.KeyOf(i.Lo).Prev().Value()}) {
 			n[k-1].Hi = i.Hi
 			return n
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
 	"github.com/hostpolicy/hostpolicy/policy/flow"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
+	"github.com/hostpolicy/hostpolicy/policy/ir/span"
 )
 
 // Reachability says of every origin of a program whether it can decide anything.
@@ -190,14 +191,14 @@ func (r *reacher) eachChain(f func(g *group, c chain)) error {
 // walk finds packets for the rules of a chain, until nothing new can be found.
 func (r *reacher) walk(g *group, c chain) {
 	r.begin(g, g.family, c)
-	noPorts := minus(allL4, portProtocols)
+	noPorts := span.Minus(allL4, portProtocols)
 	for i := range c {
 		l4 := allL4
 		if id := c[i].sets[dimL4]; id != 0 {
 			l4 = r.sets.list[id]
 		}
 		x := &r.rules[c[i].origin]
-		x.present = x.present || !r.d.modes[0].dead[i] && meet(l4, portProtocols) || !r.d.modes[1].dead[i] && meet(l4, noPorts)
+		x.present = x.present || !r.d.modes[0].dead[i] && span.Overlap(l4, portProtocols) || !r.d.modes[1].dead[i] && span.Overlap(l4, noPorts)
 	}
 	all := make([]int32, len(c))
 	for i := range all {

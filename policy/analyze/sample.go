@@ -8,6 +8,7 @@ import (
 
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
 	"github.com/hostpolicy/hostpolicy/policy/flow"
+	"github.com/hostpolicy/hostpolicy/policy/ir/span"
 )
 
 // Sample is a packet that two programs treat differently, found by trying where nobody looked at all packets.
@@ -92,12 +93,12 @@ func (s *sampler) try(u *unfinished) (pair, [numDims]*key, bool) {
 			return pair{}, at, false
 		}
 		k := s.key(spans[s.below(len(spans))])
-		if dim(d) == dimL4 && inet.Protocol(k.lo>>16) != icmpOf(u.family) {
-			k.lo &^= 0xffff
+		if dim(d) == dimL4 && inet.Protocol(k.Lo>>16) != icmpOf(u.family) {
+			k.Lo &^= 0xffff
 		}
 		at[d] = &k
 	}
-	ports := hasPorts(inet.Protocol(at[dimL4].lo >> 16))
+	ports := hasPorts(inet.Protocol(at[dimL4].Lo >> 16))
 	p := pair{s.run(u.chains[0], &at, ports), s.run(u.chains[1], &at, ports)}
 	return p, at, s.class[p.a] != s.class[p.b]
 }
@@ -132,35 +133,30 @@ func (s *sampler) meets(r *rule, at *[numDims]*key, ports bool) bool {
 			if r.absent&(1<<d) == 0 {
 				return false
 			}
-		case id != 0 && !holdsKey(s.sets.list[id], *at[d]):
+		case id != 0 && !span.Contains(s.sets.list[id], *at[d]):
 			return false
 		}
 	}
 	return true
 }
 
-func holdsKey(spans []span, k key) bool {
-	i, ok := slices.BinarySearchFunc(spans, k, func(x span, k key) int { return x.lo.compare(k) })
-	return ok || i > 0 && k.compare(spans[i-1].hi) <= 0
-}
-
 // key returns a key of a span: an end of it, or one in between.
-func (s *sampler) key(x span) key {
+func (s *sampler) key(x span.Span) key {
 	switch s.below(3) {
 	case 0:
-		return x.lo
+		return x.Lo
 	case 1:
-		return x.hi
+		return x.Hi
 	}
-	k := key{s.next(), s.next()}
+	k := key{Hi: s.next(), Lo: s.next()}
 	// Below the first bit in which the ends differ everything may be.
 	for n := 128; n > 0; n-- {
-		if bit(x.lo, n-1) != bit(x.hi, n-1) {
+		if bit(x.Lo, n-1) != bit(x.Hi, n-1) {
 			low := lowBits(key{}, n-1)
-			return key{x.hi.hi&^low.hi | k.hi&low.hi&x.hi.hi, x.hi.lo&^low.lo | k.lo&low.lo&x.hi.lo}
+			return x.Hi.And(low.Not().Or(k))
 		}
 	}
-	return x.lo
+	return x.Lo
 }
 
 // next is SplitMix64. Ref: Steele, Lea and Flood, Fast Splittable Pseudorandom Number Generators, 2014.

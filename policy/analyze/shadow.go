@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/hostpolicy/hostpolicy/policy/flow"
+	"github.com/hostpolicy/hostpolicy/policy/ir/span"
 )
 
 // shadows finds, for each rule that takes nothing, a smallest set of rules that take its packets before it. It has a budget
@@ -107,7 +108,7 @@ func (r *reacher) veil(s *shadow, line int32) *veil {
 		if f.sets[d] != 0 {
 			spans = r.sets.list[f.sets[d]]
 		}
-		x.sets[d] = r.sets.id(minus(dim(d).domain(s.family), spans))
+		x.sets[d] = r.sets.id(span.Minus(dim(d).domain(s.family), spans))
 		sub = append(sub, x)
 	}
 	first := int32(len(sub))
@@ -195,10 +196,10 @@ func (r *reacher) size(l *rule, s *shadow) float64 {
 		}
 		part, whole := 0.0, 0.0
 		for _, x := range r.sets.list[id] {
-			part += x.size()
+			part += x.Size()
 		}
 		for _, x := range dim(d).domain(s.family) {
-			whole += x.size()
+			whole += x.Size()
 		}
 		total += math.Log2(part / whole)
 	}
@@ -212,24 +213,9 @@ func (r *reacher) overlap(a, b *rule) bool {
 		if x == y || x == 0 || y == 0 || dim(d).isPort() && a.absent&b.absent&(1<<d) != 0 {
 			continue
 		}
-		if !meet(r.sets.list[x], r.sets.list[y]) {
+		if !span.Overlap(r.sets.list[x], r.sets.list[y]) {
 			return false
 		}
 	}
 	return true
-}
-
-// meet reports whether the lists have a key in common.
-func meet(a, b []span) bool {
-	for i, j := 0, 0; i < len(a) && j < len(b); {
-		switch {
-		case a[i].hi.compare(b[j].lo) < 0:
-			i++
-		case b[j].hi.compare(a[i].lo) < 0:
-			j++
-		default:
-			return true
-		}
-	}
-	return false
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/hostpolicy/hostpolicy/policy/classify"
 	"github.com/hostpolicy/hostpolicy/policy/flow"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
+	"github.com/hostpolicy/hostpolicy/policy/ir/span"
 )
 
 // dim is a field of packets along which boxes extend. The connection state, the interfaces and the family are none: they
@@ -36,16 +37,16 @@ func (d dim) isPort() bool { return d == dimSrcPort || d == dimDstPort || d == d
 
 // The values of each kind of field.
 var (
-	allPorts = []span{numbers(0, 1<<16-1)}
-	allL4    = []span{numbers(0, 1<<24-1)}
-	all4     = []span{{key{lo: mapped << 32}, key{lo: mapped<<32 | (1<<32 - 1)}}}
-	all6     = []span{{key{}, key{lo: mapped<<32 - 1}}, {key{lo: (mapped + 1) << 32}, lastKey}}
+	allPorts = []span.Span{span.Numbers(0, 1<<16-1)}
+	allL4    = []span.Span{span.Numbers(0, 1<<24-1)}
+	all4     = []span.Span{{Lo: key{Lo: mapped << 32}, Hi: key{Lo: mapped<<32 | (1<<32 - 1)}}}
+	all6     = []span.Span{{Lo: key{}, Hi: key{Lo: mapped<<32 - 1}}, {Lo: key{Lo: (mapped + 1) << 32}, Hi: span.Last()}}
 )
 
 // mapped is the third word of IPv4 addresses among those of IPv6.
 const mapped = 0xffff
 
-func (d dim) domain(f inet.Family) []span {
+func (d dim) domain(f inet.Family) []span.Span {
 	switch {
 	case d == dimL4:
 		return allL4
@@ -135,17 +136,17 @@ func (s *side) atom(id uint32, d dim, f inet.Family) atomSet {
 		return a
 	}
 	x := &s.plain.Atoms[id]
-	spans := make([]span, 0, len(x.Spans))
+	spans := make([]span.Span, 0, len(x.Spans))
 	for _, i := range x.Spans {
-		spans = append(spans, span{keyOf(i.Lo), keyOf(i.Hi)})
+		spans = append(spans, span.Of(i))
 	}
 	if d == dimL4 {
 		// The family stands above the protocol.
 		base := uint64(f) << 24
-		spans = intersect(spans, []span{{key{lo: base}, key{lo: base | 1<<24 - 1}}})
+		spans = span.Intersect(spans, []span.Span{{Lo: key{Lo: base}, Hi: key{Lo: base | 1<<24 - 1}}})
 		for i := range spans {
-			spans[i].lo.lo -= base
-			spans[i].hi.lo -= base
+			spans[i].Lo.Lo -= base
+			spans[i].Hi.Lo -= base
 		}
 	}
 	a := atomSet{s.setOf(spans, d, f), x.Absent}
@@ -154,9 +155,9 @@ func (s *side) atom(id uint32, d dim, f inet.Family) atomSet {
 }
 
 // setOf returns the number of the values of a field that are in spans.
-func (s *side) setOf(spans []span, d dim, f inet.Family) int32 {
+func (s *side) setOf(spans []span.Span, d dim, f inet.Family) int32 {
 	domain := d.domain(f)
-	spans = intersect(spans, domain)
+	spans = span.Intersect(spans, domain)
 	if slices.Equal(spans, domain) {
 		return 0
 	}
@@ -171,7 +172,7 @@ func (s *side) both(a, b int32, d dim, f inet.Family) int32 {
 	case a == 0:
 		return b
 	}
-	return s.setOf(intersect(s.sets.list[a], s.sets.list[b]), d, f)
+	return s.setOf(span.Intersect(s.sets.list[a], s.sets.list[b]), d, f)
 }
 
 // maxAlternatives bounds what one rule may become.
@@ -292,26 +293,28 @@ func (s *side) endpoints(as []alternative, id uint32, addr, port dim, f inet.Fam
 		}
 		return nil
 	}
-	l4 := func(p inet.Protocol) []span { return []span{numbers(uint32(p)<<16, uint32(p)<<16|0xffff)} }
-	var protos []span
+	l4 := func(p inet.Protocol) []span.Span {
+		return []span.Span{span.Numbers(uint32(p)<<16, uint32(p)<<16|0xffff)}
+	}
+	var protos []span.Span
 	for i := 0; i < len(p.elems); {
 		proto := p.elems[i].Protocol
 		protos = append(protos, l4(proto)...)
 		// Ports with the same addresses go together.
-		byAddrs := map[int32][]span{}
+		byAddrs := map[int32][]span.Span{}
 		var order []int32
-		var ports []span
+		var ports []span.Span
 		for i < len(p.elems) && p.elems[i].Protocol == proto {
 			n := p.elems[i].Port
-			ports = append(ports, numbers(uint32(n), uint32(n)))
-			var addrs []span
+			ports = append(ports, span.Numbers(uint32(n), uint32(n)))
+			var addrs []span.Span
 			for ; i < len(p.elems) && p.elems[i].Protocol == proto && p.elems[i].Port == n; i++ {
-				k := keyOf(ir.Addr(p.elems[i].Prefix.Addr()))
-				addrs = append(addrs, span{k, k})
+				k := span.KeyOf(ir.Addr(p.elems[i].Prefix.Addr()))
+				addrs = append(addrs, span.Span{Lo: k, Hi: k})
 			}
-			addrs = intersect(union(addrs), addr.domain(f))
+			addrs = span.Intersect(span.Union(addrs), addr.domain(f))
 			if p.not {
-				addrs = minus(addr.domain(f), addrs)
+				addrs = span.Minus(addr.domain(f), addrs)
 			}
 			if len(addrs) == 0 {
 				continue
@@ -320,22 +323,22 @@ func (s *side) endpoints(as []alternative, id uint32, addr, port dim, f inet.Fam
 			if byAddrs[set] == nil {
 				order = append(order, set)
 			}
-			byAddrs[set] = append(byAddrs[set], numbers(uint32(n), uint32(n)))
+			byAddrs[set] = append(byAddrs[set], span.Numbers(uint32(n), uint32(n)))
 		}
 		protoSet := s.setOf(l4(proto), dimL4, f)
 		for _, set := range order {
-			if err := add(protoSet, s.setOf(union(byAddrs[set]), port, f), false, set); err != nil {
+			if err := add(protoSet, s.setOf(span.Union(byAddrs[set]), port, f), false, set); err != nil {
 				return nil, err
 			}
 		}
 		if p.not {
-			if err := add(protoSet, s.setOf(minus(allPorts, union(ports)), port, f), false, 0); err != nil {
+			if err := add(protoSet, s.setOf(span.Minus(allPorts, span.Union(ports)), port, f), false, 0); err != nil {
 				return nil, err
 			}
 		}
 	}
 	if p.not {
-		if err := add(s.setOf(minus(allL4, union(protos)), dimL4, f), 0, true, 0); err != nil {
+		if err := add(s.setOf(span.Minus(allL4, span.Union(protos)), dimL4, f), 0, true, 0); err != nil {
 			return nil, err
 		}
 	}

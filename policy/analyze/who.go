@@ -10,6 +10,7 @@ import (
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
 	"github.com/hostpolicy/hostpolicy/policy/flow"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
+	"github.com/hostpolicy/hostpolicy/policy/ir/span"
 )
 
 // Query chooses packets for Who. Every zero field means any; the zero value asks for all packets that are allowed.
@@ -118,8 +119,8 @@ func (q *Query) class(ds []Decision, ignored int32) []int32 {
 // restrict returns the chain behind lines that take away all packets that are not asked for.
 func (q *Query) restrict(s *side, c chain, f inet.Family, ignored int32) chain {
 	var out chain
-	but := func(d dim, spans []span) {
-		rest := minus(d.domain(f), union(spans))
+	but := func(d dim, spans []span.Span) {
+		rest := span.Minus(d.domain(f), span.Union(spans))
 		if len(rest) > 0 {
 			r := rule{absent: 0xff, to: ^ignored}
 			r.sets[d] = s.setOf(rest, d, f)
@@ -127,7 +128,7 @@ func (q *Query) restrict(s *side, c chain, f inet.Family, ignored int32) chain {
 		}
 	}
 	if q.Protocols != (ir.Mask{}) {
-		var spans []span
+		var spans []span.Span
 		for p := range 256 {
 			if q.Protocols.Has(uint8(p)) {
 				spans = append(spans, l4Of(inet.Protocol(p)))
@@ -140,9 +141,9 @@ func (q *Query) restrict(s *side, c chain, f inet.Family, ignored int32) chain {
 		if set.IsEmpty() {
 			continue
 		}
-		var spans []span
+		var spans []span.Span
 		for _, r := range set.Family(f).Ranges() {
-			spans = append(spans, span{keyOf(ir.Addr(r.From)), keyOf(ir.Addr(r.To))})
+			spans = append(spans, span.Span{Lo: span.KeyOf(ir.Addr(r.From)), Hi: span.KeyOf(ir.Addr(r.To))})
 		}
 		but(d, spans)
 	}
@@ -151,15 +152,15 @@ func (q *Query) restrict(s *side, c chain, f inet.Family, ignored int32) chain {
 		if set.IsEmpty() {
 			continue
 		}
-		var spans []span
+		var spans []span.Span
 		for _, r := range set.Ranges() {
-			spans = append(spans, numbers(uint32(r.Min), uint32(r.Max)))
+			spans = append(spans, span.Numbers(uint32(r.Min), uint32(r.Max)))
 		}
 		but(d, spans)
-		if len(minus(allPorts, spans)) == 0 {
+		if len(span.Minus(allPorts, spans)) == 0 {
 			// All ports, but of packets that have some.
 			r := rule{absent: 0xff, to: ^ignored}
-			r.sets[dimL4] = s.setOf(minus(allL4, portProtocols), dimL4, f)
+			r.sets[dimL4] = s.setOf(span.Minus(allL4, portProtocols), dimL4, f)
 			out = append(out, r)
 		}
 	}
