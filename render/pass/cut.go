@@ -9,6 +9,7 @@ import (
 
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
+	"github.com/hostpolicy/hostpolicy/policy/ir/span"
 )
 
 // allPorts is every port. Rendered, a test for it is one for the protocols that have ports.
@@ -16,7 +17,7 @@ var allPorts = []inet.PortRange{{Max: 65535}}
 
 // cell is a range of values with the narrow rules that hold all of it, by their positions in the list.
 type cell struct {
-	span
+	span.Span
 	narrow []int32
 }
 
@@ -67,7 +68,7 @@ func (t *tree) bestCut(list []ref, rules int) (*cut, bool) {
 // draft is a cut before its cells are made.
 type draft struct {
 	dim    dim
-	points []num // where cells begin; values before the first are in none
+	points []span.Key // where cells begin; values before the first are in none
 	narrow []int32
 	mean   float64 // of the numbers of narrow rules in the cells
 	score  float64 // about what a packet costs, in rules looked at
@@ -84,16 +85,16 @@ func (t *tree) draft(c *draft, list []ref, d dim, most int) (all, ok bool) {
 		}
 		c.narrow = append(c.narrow, int32(i))
 		for _, x := range s.spans {
-			c.points = append(c.points, x.lo)
-			if x.hi != d.top() {
-				c.points = append(c.points, x.hi.next())
+			c.points = append(c.points, x.Lo)
+			if x.Hi != d.top() {
+				c.points = append(c.points, x.Hi.Next())
 			}
 		}
 	}
 	if len(c.narrow) < 2 {
 		return false, false
 	}
-	slices.SortFunc(c.points, num.compare)
+	slices.SortFunc(c.points, span.Key.Compare)
 	c.points = slices.Compact(c.points)
 	widths := make([]int, len(c.narrow))
 	copies := 0
@@ -135,12 +136,12 @@ func wideCost(n int) float64 {
 }
 
 // cells returns the half-open range of cells that a span is.
-func (c *draft) cells(x span) (lo, hi int) {
-	lo, _ = slices.BinarySearchFunc(c.points, x.lo, num.compare)
-	if x.hi == c.dim.top() {
+func (c *draft) cells(x span.Span) (lo, hi int) {
+	lo, _ = slices.BinarySearchFunc(c.points, x.Lo, span.Key.Compare)
+	if x.Hi == c.dim.top() {
 		return lo, len(c.points)
 	}
-	hi, _ = slices.BinarySearchFunc(c.points, x.hi.next(), num.compare)
+	hi, _ = slices.BinarySearchFunc(c.points, x.Hi.Next(), span.Key.Compare)
 	return lo, hi
 }
 
@@ -167,13 +168,13 @@ func (t *tree) cut(list []ref, from *draft) *cut {
 		}
 		hi := from.dim.top()
 		if k+1 < len(from.points) {
-			hi = from.points[k+1].prev()
+			hi = from.points[k+1].Prev()
 		}
-		if n := len(c.cells); n > 0 && c.cells[n-1].hi.next() == from.points[k] && slices.Equal(c.cells[n-1].narrow, l) {
-			c.cells[n-1].hi = hi
+		if n := len(c.cells); n > 0 && c.cells[n-1].Hi.Next() == from.points[k] && slices.Equal(c.cells[n-1].narrow, l) {
+			c.cells[n-1].Hi = hi
 			continue
 		}
-		c.cells = append(c.cells, cell{span{from.points[k], hi}, l})
+		c.cells = append(c.cells, cell{span.Span{Lo: from.points[k], Hi: hi}, l})
 	}
 	return c
 }
@@ -276,7 +277,7 @@ func (t *tree) composed(list []ref, c *cut, cell *cell, p *pieces, b budget) []s
 		}
 		steps = p.cover(steps, put, at)
 		put = at
-		run := t.within(nil, refs(list, cell.narrow[i:j]), c.dim, cell.span)
+		run := t.within(nil, refs(list, cell.narrow[i:j]), c.dim, cell.Span)
 		steps = append(steps, t.node(run, b)...)
 		if len(run) > 0 && t.always(run[len(run)-1]) {
 			return steps
@@ -318,18 +319,7 @@ func (t *tree) overlap(a, b ref, d dim) bool {
 		if x == nil || y == nil || x.absent && y.absent {
 			continue
 		}
-		meet := false
-		for i, j := 0, 0; i < len(x.spans) && j < len(y.spans) && !meet; {
-			switch {
-			case x.spans[i].hi.less(y.spans[j].lo):
-				i++
-			case y.spans[j].hi.less(x.spans[i].lo):
-				j++
-			default:
-				meet = true
-			}
-		}
-		if !meet {
+		if !span.Overlap(x.spans, y.spans) {
 			return false
 		}
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/hostpolicy/hostpolicy/policy/flow"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
+	"github.com/hostpolicy/hostpolicy/policy/ir/span"
 )
 
 // Cost is what a packet meets in a program.
@@ -14,7 +15,7 @@ type Cost struct{ Rules, Switches, Calls int }
 
 // CostOf walks a packet with ports through a program whose matches are all constant.
 func CostOf(blocks map[ir.BlockID]ir.Block, id ir.BlockID, p *flow.Packet, c *Cost) ir.Outcome {
-	values := [numDims]num{numOf(ir.Addr(p.Src)), numOf(ir.Addr(p.Dst)), {0, uint64(p.DstPort)}, {0, uint64(p.SrcPort)}, {0, uint64(p.Protocol)}}
+	values := [numDims]span.Key{span.KeyOf(ir.Addr(p.Src)), span.KeyOf(ir.Addr(p.Dst)), {Lo: uint64(p.DstPort)}, {Lo: uint64(p.SrcPort)}, {Lo: uint64(p.Protocol)}}
 	for _, s := range blocks[id].Steps {
 		outcome := ir.Undecided
 		switch s := s.(type) {
@@ -23,7 +24,7 @@ func CostOf(blocks map[ir.BlockID]ir.Block, id ir.BlockID, p *flow.Packet, c *Co
 			it := look(s.Match)
 			ok := it.possible
 			for d := range numDims {
-				if it.sets[d] != nil && it.sets[d].relate(span{values[d], values[d]}) != covers {
+				if it.sets[d] != nil && it.sets[d].relate(span.Span{Lo: values[d], Hi: values[d]}) != covers {
 					ok = false
 				}
 			}
@@ -41,7 +42,7 @@ func CostOf(blocks map[ir.BlockID]ir.Block, id ir.BlockID, p *flow.Packet, c *Co
 			c.Switches++
 			d, _ := dimOf(s.Key[0])
 			for _, k := range s.Cases {
-				if !values[d].less(numOf(k.Key[0].Lo)) && !numOf(k.Key[0].Hi).less(values[d]) {
+				if !values[d].Less(span.KeyOf(k.Key[0].Lo)) && !span.KeyOf(k.Key[0].Hi).Less(values[d]) {
 					if outcome = k.Then.Outcome; k.Then.Block != "" {
 						if strings.HasPrefix(string(k.Then.Block), "tree/") {
 							c.Calls++

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 
 	"github.com/hostpolicy/hostpolicy/policy/ir"
+	"github.com/hostpolicy/hostpolicy/policy/ir/span"
 )
 
 // In a cell with few narrow rules among many wide ones, the narrow ones are asked first, whatever their place. A packet
@@ -30,13 +31,13 @@ func (t *tree) hoisted(list []ref, c *cut, at *cell, p *pieces, b budget) []step
 		return t.composed(list, c, at, p, b)
 	}
 	run := make([]ref, 0, len(at.narrow))
-	stuck := cell{span: at.span} // narrow rules that stay at their place
+	stuck := cell{Span: at.Span} // narrow rules that stay at their place
 	w := 0
 	for _, i := range at.narrow {
 		for w < len(c.wide) && c.wide[w] < i {
 			w++
 		}
-		r, ok := t.inCell(list[i], c.dim, at.span)
+		r, ok := t.inCell(list[i], c.dim, at.Span)
 		if !ok {
 			continue
 		}
@@ -73,7 +74,7 @@ func (t *tree) hoisted(list []ref, c *cut, at *cell, p *pieces, b budget) []step
 }
 
 // inCell returns the rule with what is known of it in a cell; false if it cannot match there.
-func (t *tree) inCell(r ref, d dim, in span) (ref, bool) {
+func (t *tree) inCell(r ref, d dim, in span.Span) (ref, bool) {
 	if s := t.set(r, d); s != nil {
 		switch s.relate(in) {
 		case disjoint:
@@ -118,7 +119,7 @@ func (t *tree) before(r ref, list []ref, c *cut, stuck *cell, p *pieces, w int) 
 				continue
 			}
 		}
-		x, ok := t.inCell(list[i], c.dim, stuck.span)
+		x, ok := t.inCell(list[i], c.dim, stuck.Span)
 		if !ok {
 			continue
 		}

@@ -4,6 +4,7 @@ package pass
 
 import (
 	"github.com/hostpolicy/hostpolicy/policy/ir"
+	"github.com/hostpolicy/hostpolicy/policy/ir/span"
 )
 
 // item is a rule of a run, with what its match says of each dimension.
@@ -168,7 +169,7 @@ func (t *tree) shadows(a, b ref) bool {
 }
 
 // within returns the list of the rules that packets of a cell can match, up to the first that decides for all of them.
-func (t *tree) within(out, list []ref, d dim, cell span) []ref {
+func (t *tree) within(out, list []ref, d dim, cell span.Span) []ref {
 	for _, r := range list {
 		if s := t.set(r, d); s != nil {
 			switch s.relate(cell) {

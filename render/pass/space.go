@@ -3,13 +3,11 @@
 package pass
 
 import (
-	"cmp"
-	"encoding/binary"
-	"math/bits"
 	"slices"
 
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
+	"github.com/hostpolicy/hostpolicy/policy/ir/span"
 )
 
 // dim is a field that the tree can switch on.
@@ -37,123 +35,41 @@ func dimOf(f ir.Field) (dim, bool) {
 }
 
 // top is the largest value of a dimension; the smallest is 0.
-func (d dim) top() num {
+func (d dim) top() span.Key {
 	switch d {
 	case dimSrc, dimDst:
-		return num{^uint64(0), ^uint64(0)}
+		return span.Last()
 	case dimProtocol:
-		return num{0, 255}
+		return span.Key{Lo: 255}
 	}
-	return num{0, 65535}
+	return span.Key{Lo: 65535}
 }
 
 // optional reports whether there are packets without the field.
 func (d dim) optional() bool { return d == dimDstPort || d == dimSrcPort }
 
-// num is an ir.Value in two halves.
-type num struct{ hi, lo uint64 }
-
-func numOf(v ir.Value) num {
-	return num{binary.BigEndian.Uint64(v[:8]), binary.BigEndian.Uint64(v[8:])}
-}
-
-func (n num) value() (v ir.Value) {
-	binary.BigEndian.PutUint64(v[:8], n.hi)
-	binary.BigEndian.PutUint64(v[8:], n.lo)
-	return v
-}
-
-func (n num) compare(m num) int {
-	if c := cmp.Compare(n.hi, m.hi); c != 0 {
-		return c
-	}
-	return cmp.Compare(n.lo, m.lo)
-}
-
-func (n num) less(m num) bool { return n.hi < m.hi || n.hi == m.hi && n.lo < m.lo }
-
-func (n num) next() num {
-	lo, carry := bits.Add64(n.lo, 1, 0)
-	return num{n.hi + carry, lo}
-}
-
-func (n num) prev() num {
-	lo, borrow := bits.Sub64(n.lo, 1, 0)
-	return num{n.hi - borrow, lo}
-}
-
-// span is a closed range.
-type span struct{ lo, hi num }
-
 // valueSet is a set of values of one field. The zero value is empty.
 type valueSet struct {
-	spans  []span // sorted, disjoint, not adjacent
-	absent bool   // packets without the field belong to it
+	spans  []span.Span // sorted, disjoint, not adjacent
+	absent bool        // packets without the field belong to it
 }
 
 func everything(d dim) valueSet {
-	return valueSet{[]span{{hi: d.top()}}, d.optional()}
+	return valueSet{[]span.Span{{Hi: d.top()}}, d.optional()}
 }
 
 func (s *valueSet) empty() bool { return len(s.spans) == 0 && !s.absent }
 
-// normalize sorts and joins spans.
-func normalize(s []span) []span {
-	slices.SortFunc(s, func(a, b span) int { return a.lo.compare(b.lo) })
-	out := s[:0]
-	for _, x := range s {
-		if n := len(out); n > 0 && !out[n-1].hi.less(x.lo) || n > 0 && out[n-1].hi.next() == x.lo {
-			if out[n-1].hi.less(x.hi) {
-				out[n-1].hi = x.hi
-			}
-			continue
-		}
-		out = append(out, x)
-	}
-	return out
-}
-
 func (s valueSet) union(t valueSet) valueSet {
-	return valueSet{normalize(slices.Concat(s.spans, t.spans)), s.absent || t.absent}
+	return valueSet{span.Union(slices.Concat(s.spans, t.spans)), s.absent || t.absent}
 }
 
 func (s valueSet) complement(d dim) valueSet {
-	out := valueSet{absent: d.optional() && !s.absent}
-	var from num
-	for _, x := range s.spans {
-		if from.less(x.lo) {
-			out.spans = append(out.spans, span{from, x.lo.prev()})
-		}
-		if x.hi == d.top() {
-			return out
-		}
-		from = x.hi.next()
-	}
-	out.spans = append(out.spans, span{from, d.top()})
-	return out
+	return valueSet{span.Complement(s.spans, d.top()), d.optional() && !s.absent}
 }
 
 func (s valueSet) intersect(t valueSet) valueSet {
-	out := valueSet{absent: s.absent && t.absent}
-	for i, j := 0, 0; i < len(s.spans) && j < len(t.spans); {
-		a, b := s.spans[i], t.spans[j]
-		lo, hi := a.lo, a.hi
-		if lo.less(b.lo) {
-			lo = b.lo
-		}
-		if b.hi.less(hi) {
-			hi = b.hi
-		}
-		if !hi.less(lo) {
-			out.spans = append(out.spans, span{lo, hi})
-		}
-		if a.hi.less(b.hi) {
-			i++
-		} else {
-			j++
-		}
-	}
-	return out
+	return valueSet{span.Intersect(s.spans, t.spans), s.absent && t.absent}
 }
 
 // relation of a set to a cell of values.
@@ -165,12 +81,12 @@ const (
 	covers
 )
 
-func (s *valueSet) relate(c span) relation {
-	i, _ := slices.BinarySearchFunc(s.spans, c.lo, func(x span, lo num) int { return x.hi.compare(lo) })
+func (s *valueSet) relate(c span.Span) relation {
+	i := span.Find(s.spans, c.Lo)
 	switch {
-	case i == len(s.spans) || c.hi.less(s.spans[i].lo):
+	case i == len(s.spans) || c.Hi.Less(s.spans[i].Lo):
 		return disjoint
-	case !c.lo.less(s.spans[i].lo) && !s.spans[i].hi.less(c.hi):
+	case !c.Lo.Less(s.spans[i].Lo) && !s.spans[i].Hi.Less(c.Hi):
 		return covers
 	}
 	return partial
@@ -190,15 +106,14 @@ func (s *valueSet) contains(t *valueSet) bool {
 }
 
 var (
-	mappedSpan = span{num{0, 0xffff_0000_0000}, num{0, 0xffff_ffff_ffff}} // where the IR keeps IPv4 addresses
+	mappedSpan = span.Span{Lo: span.Key{Lo: 0xffff_0000_0000}, Hi: span.Key{Lo: 0xffff_ffff_ffff}} // where the IR keeps IPv4 addresses
 
 	// ported is the protocols that have ports, unported the others.
-	ported = valueSet{spans: []span{
-		{num{0, uint64(inet.TCP)}, num{0, uint64(inet.TCP)}}, {num{0, uint64(inet.UDP)}, num{0, uint64(inet.UDP)}},
-		{num{0, uint64(inet.SCTP)}, num{0, uint64(inet.SCTP)}}, {num{0, uint64(inet.UDPLite)}, num{0, uint64(inet.UDPLite)}},
-	}}
+	ported   = valueSet{spans: []span.Span{exactly(inet.TCP), exactly(inet.UDP), exactly(inet.SCTP), exactly(inet.UDPLite)}}
 	unported = ported.complement(dimProtocol)
 )
+
+func exactly(p inet.Protocol) span.Span { return span.Numbers(uint32(p), uint32(p)) }
 
 // constant returns the dimension and the values for which t holds; false if that depends on anything else, such as the
 // members of a set.
@@ -213,7 +128,7 @@ func constant(t ir.Term) (dim, valueSet, bool) {
 			return 0, s, false
 		}
 		for _, r := range t.Ranges {
-			s.spans = append(s.spans, span{num{0, uint64(r.Min)}, num{0, uint64(r.Max)}})
+			s.spans = append(s.spans, span.Numbers(uint32(r.Min), uint32(r.Max)))
 		}
 		not = t.Not
 	case ir.InPrefixes:
@@ -226,7 +141,7 @@ func constant(t ir.Term) (dim, valueSet, bool) {
 				return 0, s, false
 			}
 			for _, i := range ir.AddrPrefix(p.Masked()) {
-				s.spans = append(s.spans, span{numOf(i.Lo), numOf(i.Hi)})
+				s.spans = append(s.spans, span.Of(i))
 			}
 		}
 		not = t.Not
@@ -237,7 +152,7 @@ func constant(t ir.Term) (dim, valueSet, bool) {
 			s.spans = maskSpans(t.Mask)
 		case ir.Family: // the family of a packet is that of its source
 			d = dimSrc
-			four := valueSet{spans: []span{mappedSpan}}
+			four := valueSet{spans: []span.Span{mappedSpan}}
 			if t.Mask.Has(uint8(inet.IPv4)) {
 				s = four
 			}
@@ -251,16 +166,16 @@ func constant(t ir.Term) (dim, valueSet, bool) {
 	default:
 		return 0, s, false
 	}
-	s.spans = normalize(s.spans)
+	s.spans = span.Union(s.spans)
 	if not {
 		s = s.complement(d)
 	}
 	return d, s, true
 }
 
-func maskSpans(m ir.Mask) []span {
-	var s []span
-	for n := uint64(0); n < 256; n++ {
+func maskSpans(m ir.Mask) []span.Span {
+	var s []span.Span
+	for n := uint32(0); n < 256; n++ {
 		if !m.Has(uint8(n)) {
 			continue
 		}
@@ -268,7 +183,7 @@ func maskSpans(m ir.Mask) []span {
 		for n < 255 && m.Has(uint8(n+1)) {
 			n++
 		}
-		s = append(s, span{num{0, lo}, num{0, n}})
+		s = append(s, span.Numbers(lo, n))
 	}
 	return s
 }

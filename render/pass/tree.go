@@ -9,6 +9,7 @@ import (
 
 	"github.com/hostpolicy/hostpolicy/policy/flow"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
+	"github.com/hostpolicy/hostpolicy/policy/ir/span"
 )
 
 // A list of rules becomes a tree by choosing a field, cutting its values into cells at the ends of the narrow rules'
@@ -240,26 +241,26 @@ func (t *tree) split(list []ref, c *cut, total bool, b budget) []step {
 	if wide > 0 && !total {
 		behind = ir.Target{Block: t.block(rest, budget{max(2*t.l.o.Growth*wide, b.rules*wide/shared), b.paths / max(1, len(c.cells)), b.depth - 1})}
 	}
-	add := func(s span, then ir.Target, by ir.OriginID) {
+	add := func(s span.Span, then ir.Target, by ir.OriginID) {
 		if then == (ir.Target{}) {
 			return
 		}
 		if k := len(sw.Cases); k > 0 {
 			last := &sw.Cases[k-1]
-			if last.Then == then && last.Origin == by && numOf(last.Key[0].Hi).next() == s.lo {
-				last.Key[0].Hi = s.hi.value()
+			if last.Then == then && last.Origin == by && span.KeyOf(last.Key[0].Hi).Next() == s.Lo {
+				last.Key[0].Hi = s.Hi.Value()
 				return
 			}
 		}
-		sw.Cases = append(sw.Cases, ir.Case{Key: []ir.Interval{{Lo: s.lo.value(), Hi: s.hi.value()}}, Then: then, Origin: by})
+		sw.Cases = append(sw.Cases, ir.Case{Key: []ir.Interval{{Lo: s.Lo.Value(), Hi: s.Hi.Value()}}, Then: then, Origin: by})
 	}
-	var from num
+	var from span.Key
 	open := true // values from from on are still to be covered
 	var all, merged []ref
 	for i := range c.cells {
 		cell := &c.cells[i]
-		if from.less(cell.lo) {
-			add(span{from, cell.lo.prev()}, behind, 0)
+		if from.Less(cell.Lo) {
+			add(span.Span{Lo: from, Hi: cell.Lo.Prev()}, behind, 0)
 		}
 		var then ir.Target
 		var by ir.OriginID
@@ -268,18 +269,18 @@ func (t *tree) split(list []ref, c *cut, total bool, b budget) []step {
 		}
 		if replicate || heavy(cell) {
 			all = c.merge(all[:0], list, cell)
-			merged = t.within(merged[:0], all, c.dim, cell.span)
+			merged = t.within(merged[:0], all, c.dim, cell.Span)
 			then, by = t.target(merged, share(len(merged)))
 		} else {
 			then, by = t.store(t.hoisted(list, c, cell, p, share(len(cell.narrow)))), 0
 		}
-		add(cell.span, then, by)
-		if open = cell.hi != c.dim.top(); open {
-			from = cell.hi.next()
+		add(cell.Span, then, by)
+		if open = cell.Hi != c.dim.top(); open {
+			from = cell.Hi.Next()
 		}
 	}
 	if open {
-		add(span{from, c.dim.top()}, behind, 0)
+		add(span.Span{Lo: from, Hi: c.dim.top()}, behind, 0)
 	}
 	steps := []step{{Step: sw}}
 	if total {
