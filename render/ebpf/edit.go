@@ -5,6 +5,8 @@ package ebpf
 import (
 	"encoding/binary"
 	"math/bits"
+
+	"github.com/hostpolicy/hostpolicy/policy/ir/span"
 )
 
 // Tries change as if they were values: an edit writes new nodes on the way from the root to what differs, and leaves the
@@ -35,29 +37,6 @@ func (r *reader) at(cell uint32, n int) []uint32 {
 
 func get64(cells []uint32) uint64 { return uint64(cells[0]) | uint64(cells[1])<<32 }
 
-// keys are the keys from lo to hi.
-type keys struct{ lo, hi key }
-
-func (s keys) both(t keys) keys {
-	if s.lo.less(t.lo) {
-		s.lo = t.lo
-	}
-	if t.hi.less(s.hi) {
-		s.hi = t.hi
-	}
-	return s
-}
-
-func (k key) next() key {
-	if k.lo++; k.lo == 0 {
-		k.hi++
-	}
-	return k
-}
-
-func (k key) or(m key) key { return key{k.hi | m.hi, k.lo | m.lo} }
-func (k key) not() key     { return key{^k.hi, ^k.lo} }
-
 // node is a node of a trie, opened.
 type node struct {
 	depth        int
@@ -69,16 +48,20 @@ type node struct {
 }
 
 // keys returns the keys below the node.
-func (n *node) keys() keys { return keys{n.prefix, n.prefix.or(byteMask(n.depth).not())} }
+func (n *node) keys() span.Span {
+	return span.Span{Lo: n.prefix, Hi: n.prefix.Or(span.ByteMask(n.depth).Not())}
+}
 
 // child returns the keys of one byte.
-func (n *node) child(v int) keys {
-	lo := n.prefix.with(n.depth, byte(v))
-	return keys{lo, lo.or(byteMask(n.depth + 1).not())}
+func (n *node) child(v int) span.Span {
+	lo := n.prefix.WithByte(n.depth, byte(v))
+	return span.Span{Lo: lo, Hi: lo.Or(span.ByteMask(n.depth + 1).Not())}
 }
 
 // bytes returns which children the keys of s, which are below the node, are of.
-func (n *node) bytes(s keys) (first, last int) { return int(s.lo.at(n.depth)), int(s.hi.at(n.depth)) }
+func (n *node) bytes(s span.Span) (first, last int) {
+	return int(s.Lo.Byte(n.depth)), int(s.Hi.Byte(n.depth))
+}
 
 // open opens a node whose depth is behind that of the node above it.
 func (r *reader) open(ref uint32, kind trieKind, above int) *node {
@@ -89,13 +72,13 @@ func (r *reader) open(ref uint32, kind trieKind, above int) *node {
 	shift, half := int(l[nodeShift]), l[nodeHalf]
 	if kind.wide {
 		x := r.at((at+1)*lineCells, lineCells)
-		n.prefix, mask = key{get64(x), get64(x[2:])}, key{get64(x[4:]), get64(x[6:])}
+		n.prefix, mask = key{Hi: get64(x), Lo: get64(x[2:])}, key{Hi: get64(x[4:]), Lo: get64(x[6:])}
 		n.depth = 8*int(half) + 7 - shift/8
 	} else {
-		n.prefix, mask = key{lo: kind.base | uint64(l[nodePrefix])}, byteMask(12).or(key{lo: uint64(l[nodeMask])})
+		n.prefix, mask = key{Lo: kind.base | uint64(l[nodePrefix])}, span.ByteMask(12).Or(key{Lo: uint64(l[nodeMask])})
 		n.depth = 15 - shift/8
 	}
-	if shift%8 != 0 || half > 1 || n.depth <= above || n.depth > 15 || mask != byteMask(n.depth) || n.prefix.and(mask) != n.prefix {
+	if shift%8 != 0 || half > 1 || n.depth <= above || n.depth > 15 || mask != span.ByteMask(n.depth) || n.prefix.And(mask) != n.prefix {
 		r.bad = true
 		return n
 	}
@@ -130,27 +113,27 @@ func (r *reader) open(ref uint32, kind trieKind, above int) *node {
 type trieKind struct {
 	wide bool
 	base uint64 // what stands above keys of 32 bits
-	all  keys
+	all  span.Span
 }
 
 var (
-	numbersTrie = trieKind{all: keys{key{}, key{lo: 1<<32 - 1}}}
-	v4Trie      = trieKind{base: mapped << 32, all: keys{firstMapped, lastMapped}}
-	v6Trie      = trieKind{wide: true, all: keys{key{}, lastKey}}
+	numbersTrie = trieKind{all: span.Span{Lo: key{}, Hi: key{Lo: 1<<32 - 1}}}
+	v4Trie      = trieKind{base: mapped << 32, all: span.Span{Lo: firstMapped, Hi: lastMapped}}
+	v6Trie      = trieKind{wide: true, all: span.Span{Lo: key{}, Hi: span.Last()}}
 )
 
 // runs calls f for the runs of keys of a trie within s. Neighbours may have the same result.
-func (r *reader) runs(ref uint32, kind trieKind, s keys, f func(from key, to uint32)) {
+func (r *reader) runs(ref uint32, kind trieKind, s span.Span, f func(from key, to uint32)) {
 	r.runsBelow(ref, kind, -1, kind.all, s, f)
 }
 
-func (r *reader) runsBelow(ref uint32, kind trieKind, above int, all, s keys, f func(from key, to uint32)) {
-	s = s.both(all)
-	if s.hi.less(s.lo) || r.bad {
+func (r *reader) runsBelow(ref uint32, kind trieKind, above int, all, s span.Span, f func(from key, to uint32)) {
+	s = s.Intersect(all)
+	if s.Empty() || r.bad {
 		return
 	}
 	if ref&isNode == 0 {
-		f(s.lo, ref)
+		f(s.Lo, ref)
 		return
 	}
 	n := r.open(ref, kind, above)
@@ -158,10 +141,10 @@ func (r *reader) runsBelow(ref uint32, kind trieKind, above int, all, s keys, f 
 		return
 	}
 	own := n.keys()
-	if s.lo.less(own.lo) {
-		f(s.lo, n.below)
+	if s.Lo.Less(own.Lo) {
+		f(s.Lo, n.below)
 	}
-	if inside := s.both(own); !inside.hi.less(inside.lo) {
+	if inside := s.Intersect(own); !inside.Empty() {
 		first, last := n.bytes(inside)
 		for v := first; v <= last; v++ {
 			if ref := n.to[v]; ref&isNode == 0 && v > first && ref == n.to[v-1] {
@@ -170,10 +153,10 @@ func (r *reader) runsBelow(ref uint32, kind trieKind, above int, all, s keys, f 
 			r.runsBelow(n.to[v], kind, n.depth, n.child(v), inside, f)
 		}
 	}
-	if own.hi.less(s.hi) {
-		from := own.hi.next()
-		if from.less(s.lo) {
-			from = s.lo
+	if own.Hi.Less(s.Hi) {
+		from := own.Hi.Next()
+		if from.Less(s.Lo) {
+			from = s.Lo
 		}
 		f(from, n.above)
 	}
@@ -181,28 +164,28 @@ func (r *reader) runsBelow(ref uint32, kind trieKind, above int, all, s keys, f 
 
 // edit is what a trie gets for some keys, which are those of a prefix.
 type edit struct {
-	keys
+	span.Span
 	cuts []cut // sorted; the first one is at the first key
 }
 
 // within returns the part of e that concerns keys of s.
-func (e *edit) within(s keys) edit {
-	out := edit{keys: e.both(s)}
+func (e *edit) within(s span.Span) edit {
+	out := edit{Span: e.Intersect(s)}
 	for i, c := range e.cuts {
 		switch {
-		case out.hi.less(c.from):
+		case out.Hi.Less(c.from):
 			return out
-		case out.lo.less(c.from):
+		case out.Lo.Less(c.from):
 			out.cuts = append(out.cuts, c)
-		case i+1 == len(e.cuts) || out.lo.less(e.cuts[i+1].from):
-			out.cuts = append(out.cuts, cut{out.lo, c.to})
+		case i+1 == len(e.cuts) || out.Lo.Less(e.cuts[i+1].from):
+			out.cuts = append(out.cuts, cut{out.Lo, c.to})
 		}
 	}
 	return out
 }
 
 // edit returns the trie in which e is changed, for the keys of all. It does not change nodes, but retires them.
-func (l *Live) edit(ref uint32, kind trieKind, above int, all keys, e edit) uint32 {
+func (l *Live) edit(ref uint32, kind trieKind, above int, all span.Span, e edit) uint32 {
 	if ref&isNode == 0 {
 		return l.fresh(kind, all, e, ref, ref)
 	}
@@ -212,15 +195,15 @@ func (l *Live) edit(ref uint32, kind trieKind, above int, all keys, e edit) uint
 	}
 	own := n.keys()
 	switch {
-	case e.hi.less(own.lo) || own.hi.less(e.lo):
+	case e.Hi.Less(own.Lo) || own.Hi.Less(e.Lo):
 		// Beside the node: one above both.
 		d := 0
-		for e.lo.at(d) == own.lo.at(d) {
+		for e.Lo.Byte(d) == own.Lo.Byte(d) {
 			d++
 		}
-		m := node{depth: d, prefix: own.lo.and(byteMask(d)), below: n.below, above: n.above}
+		m := node{depth: d, prefix: own.Lo.And(span.ByteMask(d)), below: n.below, above: n.above}
 		for v := range m.to {
-			switch at := int(own.lo.at(d)); {
+			switch at := int(own.Lo.Byte(d)); {
 			case v < at:
 				m.to[v] = n.below
 			case v == at:
@@ -230,7 +213,7 @@ func (l *Live) edit(ref uint32, kind trieKind, above int, all keys, e edit) uint
 			}
 		}
 		return l.editNode(&m, kind, e)
-	case !own.lo.less(e.lo) && !e.hi.less(own.hi):
+	case !own.Lo.Less(e.Lo) && !e.Hi.Less(own.Hi):
 		l.retireAll(ref, kind, above)
 		return l.fresh(kind, all, e, n.below, n.above)
 	}
@@ -240,13 +223,13 @@ func (l *Live) edit(ref uint32, kind trieKind, above int, all keys, e edit) uint
 }
 
 // fresh returns a new trie: e with other results before and behind it.
-func (l *Live) fresh(kind trieKind, all keys, e edit, before, behind uint32) uint32 {
+func (l *Live) fresh(kind trieKind, all span.Span, e edit, before, behind uint32) uint32 {
 	first, cuts := before, e.cuts
-	if !all.lo.less(e.lo) {
+	if !all.Lo.Less(e.Lo) {
 		first, cuts = cuts[0].to, cuts[1:]
 	}
-	if e.hi.less(all.hi) {
-		cuts = append(cuts[:len(cuts):len(cuts)], cut{e.hi.next(), behind})
+	if e.Hi.Less(all.Hi) {
+		cuts = append(cuts[:len(cuts):len(cuts)], cut{e.Hi.Next(), behind})
 	}
 	var some []cut
 	last := first
@@ -261,7 +244,7 @@ func (l *Live) fresh(kind trieKind, all keys, e edit, before, behind uint32) uin
 
 // editNode changes children of n, and returns what stands for it in memory.
 func (l *Live) editNode(n *node, kind trieKind, e edit) uint32 {
-	first, last := n.bytes(e.keys)
+	first, last := n.bytes(e.Span)
 	for v := first; v <= last; v++ {
 		s := n.child(v)
 		n.to[v] = l.edit(n.to[v], kind, n.depth, s, e.within(s))

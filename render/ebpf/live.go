@@ -11,6 +11,7 @@ import (
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
 	"github.com/hostpolicy/hostpolicy/policy/classify"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
+	"github.com/hostpolicy/hostpolicy/policy/ir/span"
 	"github.com/hostpolicy/hostpolicy/render"
 )
 
@@ -304,7 +305,7 @@ func (l *Live) prefix(x *classify.Ask, v *[3]uint32, e ir.Element) (bool, error)
 	if len(is) != 1 || len(is) == 1 && !aligned(is[0], e.Prefix.Bits(), kind) {
 		return false, errors.New("a prefix around the addresses of IPv4")
 	}
-	s := keys{keyOf(is[0].Lo), keyOf(is[0].Hi)}
+	s := span.Of(is[0])
 	starts, err := l.follower.Runs(x, is[0].Lo, is[0].Hi)
 	if err != nil {
 		return false, err
@@ -318,23 +319,23 @@ func (l *Live) prefix(x *classify.Ask, v *[3]uint32, e ir.Element) (bool, error)
 	if len(old) > classify.MaxRuns {
 		return false, classify.ErrManyRuns
 	}
-	c := edit{keys: s}
+	c := edit{Span: s}
 	changed := false
 	for i := 0; len(starts) > 0 || i+1 < len(old); {
 		var from key
 		switch {
-		case len(starts) == 0 || i+1 < len(old) && old[i+1].from.less(keyOf(starts[0])):
+		case len(starts) == 0 || i+1 < len(old) && old[i+1].from.Less(span.KeyOf(starts[0])):
 			i++
 			from = old[i].from
 		default:
-			from = keyOf(starts[0])
+			from = span.KeyOf(starts[0])
 			starts = starts[1:]
 			if i+1 < len(old) && old[i+1].from == from {
 				i++
 			}
 		}
 		row := l.row(x.Matcher, old[i].to)
-		l.follower.Address(x, valueOf(from), row)
+		l.follower.Address(x, from.Value(), row)
 		to := l.rowCell(x.Matcher, old[i].to, row)
 		changed = changed || to != old[i].to
 		if n := len(c.cuts); n == 0 || c.cuts[n-1].to != to {
@@ -352,21 +353,8 @@ func aligned(i ir.Interval, ones int, kind trieKind) bool {
 	if !kind.wide {
 		ones += 96
 	}
-	lo, hi := keyOf(i.Lo), keyOf(i.Hi)
-	var m key
-	switch {
-	case ones <= 64:
-		m = key{hi: ^uint64(0) << (64 - ones)}
-	default:
-		m = key{^uint64(0), ^uint64(0) << (128 - ones)}
-	}
-	return lo.and(m) == lo && hi == lo.or(m.not())
-}
-
-func valueOf(k key) (v ir.Value) {
-	binary.BigEndian.PutUint64(v[:8], k.hi)
-	binary.BigEndian.PutUint64(v[8:], k.lo)
-	return v
+	s, m := span.Of(i), span.Mask(ones)
+	return s.Lo.And(m) == s.Lo && s.Hi == s.Lo.Or(m.Not())
 }
 
 // point changes the table of endpoints of a dimension.
@@ -404,8 +392,8 @@ func (l *Live) point(x *classify.Ask, v *[3]uint32, e ir.Element) (bool, error) 
 			}
 		}
 	}
-	put64(s, k.hi)
-	put64(s[2:], k.lo)
+	put64(s, k.Hi)
+	put64(s[2:], k.Lo)
 	s[pointPort], s[pointRow] = port, after
 	at := l.lines(lines)
 	copy(l.line(at, lines), block)
@@ -426,7 +414,7 @@ func findSlot(block []uint32, at int, k key, port uint32) []uint32 {
 		if s[pointPort] == 0 {
 			return nil
 		}
-		if s[pointPort] == port && get64(s) == k.hi && get64(s[2:]) == k.lo {
+		if s[pointPort] == port && get64(s) == k.Hi && get64(s[2:]) == k.Lo {
 			return s
 		}
 	}

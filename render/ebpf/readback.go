@@ -9,6 +9,7 @@ import (
 
 	"github.com/hostpolicy/hostpolicy/policy/classify"
 	"github.com/hostpolicy/hostpolicy/policy/flow"
+	"github.com/hostpolicy/hostpolicy/policy/ir/span"
 )
 
 // Compare returns how the memory of a generation differs from a in meaning, wherever things are: Old is what a has, and New
@@ -105,9 +106,9 @@ func (c *comparison) read(r *reader, lists int) []meaning {
 
 // trie appends the runs of a trie whose neighbours differ in what of says of their results.
 func (m *image) trie(b []byte, root uint32, kind trieKind, of func(uint32) uint32) []byte {
-	parts := []keys{kind.all}
+	parts := []span.Span{kind.all}
 	if kind == v6Trie { // its programs never ask for what IPv4 has
-		parts = []keys{{key{}, key{lo: firstMapped.lo - 1}}, {key{lo: lastMapped.lo + 1}, lastKey}}
+		parts = []span.Span{{Lo: key{}, Hi: key{Lo: firstMapped.Lo - 1}}, {Lo: key{Lo: lastMapped.Lo + 1}, Hi: span.Last()}}
 	}
 	last, first := uint32(0), true
 	for _, s := range parts {
@@ -117,7 +118,7 @@ func (m *image) trie(b []byte, root uint32, kind trieKind, of func(uint32) uint3
 				return
 			}
 			first, last = false, x
-			b = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(b, from.hi), from.lo)
+			b = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(b, from.Hi), from.Lo)
 			b = binary.LittleEndian.AppendUint32(b, x)
 		})
 	}
@@ -225,7 +226,7 @@ func (m *image) dimension(axis classify.Axis, v []uint32, sums, pages uint32) []
 		block := m.at(at*lineCells, size*pointCells)
 		for s := range size {
 			x := block[s*pointCells:][:pointCells]
-			k := key{get64(x), get64(x[2:])}
+			k := key{Hi: get64(x), Lo: get64(x[2:])}
 			own := int(pointHash(k, x[pointPort]) >> v[1])
 			if x[pointPort] == 0 || own/size != i {
 				continue
@@ -241,7 +242,7 @@ func (m *image) dimension(axis classify.Axis, v []uint32, sums, pages uint32) []
 	}
 	slices.SortFunc(points, func(a, b point) int {
 		if a.addr != b.addr {
-			if a.addr.less(b.addr) {
+			if a.addr.Less(b.addr) {
 				return -1
 			}
 			return 1
@@ -249,7 +250,7 @@ func (m *image) dimension(axis classify.Axis, v []uint32, sums, pages uint32) []
 		return int(a.port) - int(b.port)
 	})
 	for _, p := range points {
-		b = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(b, p.addr.hi), p.addr.lo)
+		b = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(b, p.addr.Hi), p.addr.Lo)
 		b = num(num(b, p.port), p.row)
 	}
 	return b

@@ -9,6 +9,7 @@ import (
 	"github.com/hostpolicy/hostpolicy/policy/classify"
 	"github.com/hostpolicy/hostpolicy/policy/flow"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
+	"github.com/hostpolicy/hostpolicy/policy/ir/span"
 )
 
 // The first lines of the memory. Line 0 is the header, and behind it is one line for each hook, by number. Line 1, for
@@ -136,9 +137,9 @@ func build(t *classify.Tables, p *ir.Program, o Options) (*builder, error) {
 	}
 	var cuts []cut
 	for _, c := range t.NameCuts() {
-		cuts = append(cuts, cut{keyOf(c.First), c.Class})
+		cuts = append(cuts, cut{span.KeyOf(c.First), c.Class})
 	}
-	inside, first := between(cuts, key{}, lastKey)
+	inside, first := between(cuts, key{}, span.Last())
 	names := b.trie(inside, first, true)
 	b.align(4)
 	b.origins = uint32(len(b.cells))
@@ -478,8 +479,8 @@ func placePoints(slots []uint32, width int, d *classify.Dimension, rows []uint32
 		if s == nil {
 			return false
 		}
-		put64(s, k.hi)
-		put64(s[2:], k.lo)
+		put64(s, k.Hi)
+		put64(s[2:], k.Lo)
 		s[pointPort], s[pointRow] = port, rows[p.Class]
 	}
 	return true
@@ -506,7 +507,7 @@ const (
 )
 
 func pointHash(k key, port uint32) uint64 {
-	h := (k.lo ^ uint64(port)<<32) * hashA
-	h = (h ^ h>>29 ^ k.hi) * hashB
+	h := (k.Lo ^ uint64(port)<<32) * hashA
+	h = (h ^ h>>29 ^ k.Hi) * hashB
 	return (h ^ h>>32) * hashC
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/hostpolicy/hostpolicy/policy/classify"
 	"github.com/hostpolicy/hostpolicy/policy/flow"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
+	"github.com/hostpolicy/hostpolicy/policy/ir/span"
 )
 
 // Object is a part of a generation with a name: an entry, a list, a dimension of a matcher.
@@ -103,7 +104,7 @@ func writeDispatch(w *strings.Builder, name string, d *classify.Dispatch) {
 func writeDimension(w *strings.Builder, d *classify.Dimension) {
 	fmt.Fprintf(w, "  absent class %d\n", d.Absent)
 	for _, c := range d.Cuts {
-		from := fmt.Sprintf("%#x", keyOf(c.From).lo)
+		from := fmt.Sprintf("%#x", span.KeyOf(c.From).Lo)
 		if d.Axis == classify.SrcAddr || d.Axis == classify.DstAddr {
 			from = c.From.Addr().String()
 		}

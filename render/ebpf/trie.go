@@ -8,6 +8,7 @@ import (
 
 	"github.com/hostpolicy/hostpolicy/policy/classify"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
+	"github.com/hostpolicy/hostpolicy/policy/ir/span"
 )
 
 // A trie finds the last cut at or below a key, one byte at a time; bytes that all keys below a node have in common are
@@ -44,52 +45,9 @@ const (
 // isNode marks what a trie finds as the line of a node.
 const isNode = 1 << 31
 
-// key is a value as a number of 128 bits.
-type key struct{ hi, lo uint64 }
+type key = span.Key
 
-func (k key) less(l key) bool { return k.hi < l.hi || k.hi == l.hi && k.lo < l.lo }
-
-// at returns a byte, counted from the most significant one.
-func (k key) at(i int) byte {
-	if i < 8 {
-		return byte(k.hi >> (56 - 8*i))
-	}
-	return byte(k.lo >> (120 - 8*i))
-}
-
-// with returns the key with byte i, which is zero, set to b.
-func (k key) with(i int, b byte) key {
-	if i < 8 {
-		k.hi |= uint64(b) << (56 - 8*i)
-	} else {
-		k.lo |= uint64(b) << (120 - 8*i)
-	}
-	return k
-}
-
-// byteMask returns the first n bytes as a mask.
-func byteMask(n int) key {
-	if n <= 8 {
-		return key{hi: ^uint64(0) << (64 - 8*n)}
-	}
-	return key{^uint64(0), ^uint64(0) << (128 - 8*n)}
-}
-
-func (k key) and(m key) key { return key{k.hi & m.hi, k.lo & m.lo} }
-
-func keyOf(v ir.Value) key {
-	var k key
-	for i, b := range v {
-		if i < 8 {
-			k.hi = k.hi<<8 | uint64(b)
-		} else {
-			k.lo = k.lo<<8 | uint64(b)
-		}
-	}
-	return k
-}
-
-func keyOfAddr(a netip.Addr) key { return keyOf(ir.Addr(a)) }
+func keyOfAddr(a netip.Addr) key { return span.KeyOf(ir.Addr(a)) }
 
 // cut begins a run of keys with one result.
 type cut struct {
@@ -101,7 +59,7 @@ type cut struct {
 func cutsOf(d *classify.Dimension, rows []uint32) []cut {
 	cs := make([]cut, len(d.Cuts))
 	for i, c := range d.Cuts {
-		cs[i] = cut{keyOf(c.From), rows[c.Class]}
+		cs[i] = cut{span.KeyOf(c.From), rows[c.Class]}
 	}
 	return cs
 }
@@ -110,12 +68,12 @@ func cutsOf(d *classify.Dimension, rows []uint32) []cut {
 func between(cuts []cut, lo, hi key) ([]cut, uint32) {
 	first := uint32(0)
 	i := 0
-	for i < len(cuts) && !lo.less(cuts[i].from) {
+	for i < len(cuts) && !lo.Less(cuts[i].from) {
 		first = cuts[i].to
 		i++
 	}
 	j := i
-	for j < len(cuts) && !hi.less(cuts[j].from) {
+	for j < len(cuts) && !hi.Less(cuts[j].from) {
 		j++
 	}
 	return cuts[i:j], first
@@ -124,14 +82,13 @@ func between(cuts []cut, lo, hi key) ([]cut, uint32) {
 const mapped = 0xffff // above the lower half of the keys of IPv4 addresses
 
 var (
-	firstMapped = key{lo: mapped << 32}
-	lastMapped  = key{lo: mapped<<32 | 0xffffffff}
-	lastKey     = key{^uint64(0), ^uint64(0)}
+	firstMapped = key{Lo: mapped << 32}
+	lastMapped  = key{Lo: mapped<<32 | 0xffffffff}
 )
 
 // number makes the trie of keys of 32 bits: all but addresses.
 func (b *blob) number(cuts []cut) uint32 {
-	inside, first := between(cuts, key{}, key{lo: 1<<32 - 1})
+	inside, first := between(cuts, key{}, key{Lo: 1<<32 - 1})
 	return b.trie(inside, first, false)
 }
 
@@ -140,10 +97,10 @@ func (b *blob) addresses(cuts []cut) (v4, v6 uint32) {
 	inside, first := between(cuts, firstMapped, lastMapped)
 	v4 = b.trie(inside, first, false)
 	// What IPv4 addresses differ in is left out of IPv6.
-	below, first := between(cuts, key{}, key{lo: mapped<<32 - 1})
+	below, first := between(cuts, key{}, key{Lo: mapped<<32 - 1})
 	all := append([]cut(nil), below...)
-	behind := key{lo: lastMapped.lo + 1}
-	above, at := between(cuts, behind, lastKey)
+	behind := key{Lo: lastMapped.Lo + 1}
+	above, at := between(cuts, behind, span.Last())
 	last := first
 	if len(all) > 0 {
 		last = all[len(all)-1].to
@@ -162,13 +119,13 @@ func (b *blob) trie(cuts []cut, first uint32, wide bool) uint32 {
 	}
 	last := cuts[len(cuts)-1]
 	depth := 0
-	for depth < 15 && cuts[0].from.at(depth) == last.from.at(depth) {
+	for depth < 15 && cuts[0].from.Byte(depth) == last.from.Byte(depth) {
 		depth++
 	}
 	if !wide {
 		depth = max(depth, 12)
 	}
-	lo := last.from.and(byteMask(depth))
+	lo := last.from.And(span.ByteMask(depth))
 	return b.node(cuts, first, lo, depth, wide)
 }
 
@@ -180,15 +137,15 @@ func (b *blob) node(cuts []cut, first uint32, lo key, depth int, wide bool) uint
 	}
 	at := b.lines(size) // before those of its children
 	n := node{depth: depth, prefix: lo, below: first, above: cuts[len(cuts)-1].to}
-	mask := byteMask(depth + 1)
+	mask := span.ByteMask(depth + 1)
 	for v := range n.to {
-		from := lo.with(depth, byte(v))
-		to := from.or(mask.not())
-		if len(cuts) > 0 && !from.less(cuts[0].from) {
+		from := lo.WithByte(depth, byte(v))
+		to := from.Or(mask.Not())
+		if len(cuts) > 0 && !from.Less(cuts[0].from) {
 			first, cuts = cuts[0].to, cuts[1:]
 		}
 		inside := 0
-		for inside < len(cuts) && !to.less(cuts[inside].from) {
+		for inside < len(cuts) && !to.Less(cuts[inside].from) {
 			inside++
 		}
 		n.to[v] = first
@@ -247,18 +204,18 @@ func (b *blob) writeNode(at uint32, n *node, wide bool) {
 		before |= uint32(count) << (8 * w)
 		count += bits.OnesCount64(s)
 	}
-	mask := byteMask(n.depth)
+	mask := span.ByteMask(n.depth)
 	if wide {
-		put64(l[16:], n.prefix.hi)
-		put64(l[18:], n.prefix.lo)
-		put64(l[20:], mask.hi)
-		put64(l[22:], mask.lo)
+		put64(l[16:], n.prefix.Hi)
+		put64(l[18:], n.prefix.Lo)
+		put64(l[20:], mask.Hi)
+		put64(l[22:], mask.Lo)
 		if n.depth >= 8 {
 			l[nodeHalf] = 1
 		}
 		l[nodeShift] = uint32(56 - 8*(n.depth%8))
 	} else {
-		l[nodePrefix], l[nodeMask] = uint32(n.prefix.lo), uint32(mask.lo)
+		l[nodePrefix], l[nodeMask] = uint32(n.prefix.Lo), uint32(mask.Lo)
 		l[nodeShift] = uint32(120 - 8*n.depth)
 		if direct {
 			l[nodeDirect] = 1
