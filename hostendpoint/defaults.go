@@ -99,7 +99,7 @@ func tierLabel(labels map[string]string, tier string) map[string]string {
 // only, both for one with both, and otherwise Ingress, even without any rule.
 //
 // Calico: types that were given stay, whatever the rules are. A policy that reaches the datastore with no types at all
-// governs both directions there; every writer that goes through the client fills them in.
+// governs both directions there, as it does for policy.Resolve; every writer that goes through the client fills them in.
 func InferTypes(types []PolicyType, ingress, egress []Rule) []PolicyType {
 	switch {
 	case len(types) > 0:

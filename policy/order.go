@@ -180,7 +180,7 @@ func (rs *Resolver) putGlobalNetworkPolicy(p *hostendpoint.GlobalNetworkPolicy) 
 		static: rs.check(p),
 	}
 	sel, err := effective.Reader{Parse: rs.parse}.GlobalNetworkPolicy(p)
-	rs.bind(&b, name, sel, err, p.Spec.Types, "", p.Spec.Ingress, p.Spec.Egress)
+	rs.bind(&b, &p.Metadata, sel, err, p.Spec.Types, p.Spec.Ingress, p.Spec.Egress)
 }
 
 func (rs *Resolver) putNetworkPolicy(p *hostendpoint.NetworkPolicy) {
@@ -191,11 +191,11 @@ func (rs *Resolver) putNetworkPolicy(p *hostendpoint.NetworkPolicy) {
 		static: rs.check(p),
 	}
 	sel, err := effective.Reader{Parse: rs.parse}.NetworkPolicy(p)
-	rs.bind(&b, name, sel, err, p.Spec.Types, p.Metadata.Namespace, p.Spec.Ingress, p.Spec.Egress)
+	rs.bind(&b, &p.Metadata, sel, err, p.Spec.Types, p.Spec.Ingress, p.Spec.Egress)
 }
 
 // bind translates a policy and puts it in place of the one of its name.
-func (rs *Resolver) bind(b *boundPolicy, storedName string, sel selector.Selector, selErr error, types []hostendpoint.PolicyType, namespace string, in, out []hostendpoint.Rule) {
+func (rs *Resolver) bind(b *boundPolicy, meta *hostendpoint.ObjectMeta, sel selector.Selector, selErr error, types []hostendpoint.PolicyType, in, out []hostendpoint.Rule) {
 	report := func(sev Severity, code, path, message string) {
 		b.static = append(b.static, Problem{Severity: sev, Code: code, Object: b.object, Path: path, Pos: positioned(b.source, path), Message: message})
 	}
@@ -204,11 +204,20 @@ func (rs *Resolver) bind(b *boundPolicy, storedName string, sel selector.Selecto
 		sel, in, out = selector.Selector{}, nil, nil
 	}
 	// Calico: the tier follows from the stored name, never from spec.tier.
-	tier := hostendpoint.TierOfPolicy(storedName)
+	tier := hostendpoint.TierOfPolicy(meta.Name)
 	b.selector = sel
 	b.ingress, b.egress = governs(types, len(in) > 0, len(out) > 0)
+	if len(types) == 0 && meta.ResourceVersion != "" {
+		// Calico: its client fills types in. Without them a policy was written around the client (with kubectl), and
+		// Felix has it govern both directions. Ref: felix/calc/policy_sorter.go.
+		b.ingress, b.egress = true, true
+		report(Warning, "no-types", "spec.types", "stored without types, so that it governs both directions, with rules or without: list those that are meant")
+	}
 	b.policy.Tier, b.policy.Pos = tier, b.source.Pos()
-	b.untranslated = &untranslated{namespace, in, out}
+	b.untranslated = &untranslated{in: in, out: out}
+	if b.policy.Kind == hostendpoint.KindNetworkPolicy {
+		b.untranslated.namespace = meta.Namespace
+	}
 	if len(b.static) > 0 || hasHTTP(in) || hasHTTP(out) { // translating them may say more about them
 		rs.translate(b)
 	}

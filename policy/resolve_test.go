@@ -240,6 +240,31 @@ func TestStoredPoliciesThatValidationRefuses(t *testing.T) {
 	require.Empty(t, p.Egress[2].Never, "an excluded port beside a service is an ordinary criterion")
 }
 
+// A document says by its rules what it governs; what a datastore has without types governs both directions, as in Calico.
+func TestPoliciesWithoutTypes(t *testing.T) {
+	stored := gnp("stored", func(s *hostendpoint.GlobalNetworkPolicySpec) {
+		s.Ingress = []hostendpoint.Rule{{Action: hostendpoint.Allow}}
+	})
+	stored.Metadata.ResourceVersion = "7"
+	named := gnp("typed", func(s *hostendpoint.GlobalNetworkPolicySpec) {
+		s.Types = []hostendpoint.PolicyType{hostendpoint.PolicyTypeIngress}
+	})
+	named.Metadata.ResourceVersion = "8"
+	s := resolve(t, hostendpoint.Resources{
+		HostEndpoints: []*hostendpoint.HostEndpoint{hep("h", "eth0", nil)},
+		GlobalNetworkPolicies: []*hostendpoint.GlobalNetworkPolicy{
+			stored, named, gnp("written", func(s *hostendpoint.GlobalNetworkPolicySpec) {
+				s.Ingress = []hostendpoint.Rule{{Action: hostendpoint.Allow}}
+			}),
+		},
+	}, host("eth0"))
+	require.Equal(t, "default[in: stored,typed,written; out: stored]", stage(s.Endpoints[0].Normal))
+	require.True(t, slices.ContainsFunc(s.Problems, func(p policy.Problem) bool {
+		return p.Code == "no-types" && p.Object == "GlobalNetworkPolicy(stored)"
+	}), "%v", s.Problems)
+	require.Len(t, s.Problems, 1)
+}
+
 func TestHostAndConfigThatMakeNoSenseAreErrors(t *testing.T) {
 	h := host("eth0", "eth0", "a/b")
 	h.Node = ""

@@ -160,6 +160,9 @@ var cases = map[string]struct{ bad, says, good string }{
 	"missing-profile": {
 		"HEP web {node: n, interfaceName: eth0, profiles: [oepn]}\n" + open, `profile "oepn" does not exist`,
 		"HEP web {node: n, interfaceName: eth0, profiles: [open]}\n" + open},
+	"no-types": {
+		base + `GNP p,"resourceVersion":"7" {selector: all(), ingress: [{action: Allow}]}`, "GlobalNetworkPolicy(p) spec.types: stored without types, so that it governs both directions",
+		base + "GNP p {selector: all(), ingress: [{action: Allow}]}"},
 	"pass-only": {
 		base + "Tier first {order: 1}\nGNP first.a {tier: first, order: 1, selector: all(), ingress: [{action: Pass, protocol: TCP}]}\nGNP b {order: 2, selector: all(), ingress: [{action: Allow, protocol: TCP, destination: {ports: [443]}}]}",
 		"GlobalNetworkPolicy(b) spec.ingress[0]: this rule is reached only because policy:first/a/ingress[0] passes packets on",

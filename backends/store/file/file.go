@@ -8,7 +8,8 @@
 // Problem.
 //
 // Versions are made of content: a resourceVersion is the same after a restart, and for all processes that use the
-// directory. What a file does not say is added: the UID is made of the name, the creation time is that of the file.
+// directory. What a file does not say is added: the UID is made of the name, the creation time is that of the file, the
+// types of a policy follow from its rules.
 //
 // Reads show the directory as it was a moment ago. Writes look first at what other processes of this package have written,
 // at which files there are, and at the file that they change.

@@ -178,6 +178,15 @@ func TestEditsArriveHoweverTheyAreMade(t *testing.T) {
 	f.until(func() bool { return len(f.state) == 1 })
 }
 
+// A policy in a file governs what its rules say, as it would if it were given to a client.
+func TestTypesFollowFromTheRules(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "p.yaml", "{apiVersion: projectcalico.org/v3, kind: GlobalNetworkPolicy, metadata: {name: p}, spec: {egress: [{action: Allow}]}}")
+	o, err := open(t, dir).Get(t.Context(), hostendpoint.ID{Kind: hostendpoint.KindGlobalNetworkPolicy, Name: "p"}.Stored())
+	require.NoError(t, err)
+	require.Equal(t, []hostendpoint.PolicyType{hostendpoint.PolicyTypeEgress}, o.(*hostendpoint.GlobalNetworkPolicy).Spec.Types)
+}
+
 // A Kubernetes volume changes all its files by renaming one symbolic link.
 func TestKubernetesVolume(t *testing.T) {
 	dir := t.TempDir()

@@ -162,7 +162,7 @@ func (d *Driver) read(name, path string, info os.FileInfo, age time.Duration) bo
 	return true
 }
 
-// complete adds to o what a datastore assigns and a file does not say.
+// complete adds to o what a datastore or its client assigns and a file does not say.
 func complete(o hostendpoint.Object, modified time.Time) error {
 	m := o.Meta()
 	m.ResourceVersion, m.SelfLink = "", ""
@@ -183,6 +183,13 @@ func complete(o hostendpoint.Object, modified time.Time) error {
 		m.CreationTimestamp = &t
 	} else if t, err := hostendpoint.NormalizeTimestamp(*m.CreationTimestamp); err == nil {
 		m.CreationTimestamp = &t
+	}
+	// People write the files, as they write what they give to a client.
+	switch p := o.(type) {
+	case *hostendpoint.GlobalNetworkPolicy:
+		p.Spec.Types = hostendpoint.InferTypes(p.Spec.Types, p.Spec.Ingress, p.Spec.Egress)
+	case *hostendpoint.NetworkPolicy:
+		p.Spec.Types = hostendpoint.InferTypes(p.Spec.Types, p.Spec.Ingress, p.Spec.Egress)
 	}
 	return nil
 }
