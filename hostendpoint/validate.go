@@ -178,7 +178,9 @@ func (h *HostEndpoint) Check() (errs, warnings field.List) { return CheckWith(h,
 // Validate implements Object.
 func (p *Profile) Validate() field.List { return validate(p) }
 
-// Check implements Object. An unusable profile denies what reaches it, as a missing one does.
+// Check implements Object.
+//
+// Deviation: in Calico a profile with one rule that cannot be used denies all that reaches it. Here that rule does.
 func (p *Profile) Check() (errs, warnings field.List) { return CheckWith(p, nil) }
 
 // Validate implements Object.
@@ -190,13 +192,17 @@ func (t *Tier) Check() (errs, warnings field.List) { return CheckWith(t, nil) }
 // Validate implements Object.
 func (p *GlobalNetworkPolicy) Validate() field.List { return validate(p) }
 
-// Check implements Object. Calico: one rule that cannot be used makes the whole policy unusable.
+// Check implements Object.
+//
+// Deviation: in Calico one rule that cannot be used makes the whole policy unusable. Here that rule denies what reaches it.
 func (p *GlobalNetworkPolicy) Check() (errs, warnings field.List) { return CheckWith(p, nil) }
 
 // Validate implements Object.
 func (p *NetworkPolicy) Validate() field.List { return validate(p) }
 
-// Check implements Object. Calico: one rule that cannot be used makes the whole policy unusable.
+// Check implements Object.
+//
+// Deviation: in Calico one rule that cannot be used makes the whole policy unusable. Here that rule denies what reaches it.
 func (p *NetworkPolicy) Check() (errs, warnings field.List) { return CheckWith(p, nil) }
 
 // Validate implements Object.

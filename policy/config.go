@@ -21,7 +21,8 @@ type Config struct {
 	DisableConntrackInvalidCheck bool
 	// IgnoreHTTP reads rules with HTTP criteria as if they had none, as Calico does on host endpoints.
 	//
-	// Deviation: by default such a rule never matches, since nothing on a host checks HTTP.
+	// Deviation: by default such a rule never matches, since nothing on a host checks HTTP. A stored deny is always read
+	// without them.
 	IgnoreHTTP bool
 	// ExemptLoopback keeps the all-interfaces endpoint off the interface lo. Calico polices it.
 	ExemptLoopback bool

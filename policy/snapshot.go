@@ -67,7 +67,7 @@ type Policy struct {
 // Profile is a profile that an active endpoint names.
 type Profile struct {
 	Name            string
-	Missing         bool // it does not exist, or is invalid: everything that reaches it is denied
+	Missing         bool // it does not exist: everything that reaches it is denied
 	Ingress, Egress []Rule
 	Pos             field.Pos
 }
