@@ -5,6 +5,7 @@ package pass
 import (
 	"cmp"
 	"math"
+	"math/bits"
 	"slices"
 
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
@@ -29,9 +30,10 @@ type cut struct {
 }
 
 const (
-	// maxCopies is in how many cells a narrow rule may be, on average. Fewer are tried down to minCopies.
-	maxCopies = 8
+	// minCopies is in how many cells a narrow rule may always be, on average.
 	minCopies = 2
+	// maxPrefixes is how many blocks of the first wide rules there may be.
+	maxPrefixes = 8
 	// perCopy is about what a copy adds to the program: a rule or a call, and its part of a case.
 	perCopy = 2
 )
@@ -42,12 +44,14 @@ func (t *tree) bestCut(list []ref, rules int) (*cut, bool) {
 	var best *draft
 	at := &t.drafts[0] // what is at work; the other is the best so far
 	for d := range numDims {
-		for copies := maxCopies; copies >= minCopies; copies /= 2 {
+		for copies := t.effort.copies; copies >= minCopies; copies /= 2 {
 			all, ok := t.draft(at, list, d, min(copies, max(rules/perCopy/len(list), minCopies)))
 			if !ok {
 				break
 			}
-			if best == nil || at.score < best.score {
+			// A cut that leaves nearly everything wide is not worth its Switch.
+			worth := at.mean+float64(len(list)-len(at.narrow))+float64(min(switchCost, t.l.o.MinRules)) < float64(len(list))
+			if worth && (best == nil || at.score < best.score) {
 				best = at
 				at = &t.drafts[0]
 				if at == best {
@@ -59,7 +63,7 @@ func (t *tree) bestCut(list []ref, rules int) (*cut, bool) {
 			}
 		}
 	}
-	if best == nil || best.mean+float64(len(list)-len(best.narrow))+float64(min(switchCost, t.l.o.MinRules)) >= float64(len(list)) {
+	if best == nil {
 		return nil, false
 	}
 	return t.cut(list, best), true
@@ -77,6 +81,7 @@ type draft struct {
 // draft makes c a draft for a field, with narrow rules that are in so many cells on average. It reports false if there is
 // none, and whether no rule was left out for being in too many.
 func (t *tree) draft(c *draft, list []ref, d dim, most int) (all, ok bool) {
+	t.work -= len(list)
 	*c = draft{dim: d, points: c.points[:0], narrow: c.narrow[:0]}
 	for i, r := range list {
 		s := t.set(r, d)
@@ -210,6 +215,8 @@ type pieces struct {
 	wide  []ref
 	meets map[int][]int32 // by the index of a narrow rule: positions of wide ones before it that overlap, few or too many
 	b     budget
+	// whether narrow rules may have detours behind all wide ones before them; see detourBehind
+	behind bool
 }
 
 // cover appends the steps for the wide rules from a up to b.
@@ -227,8 +234,11 @@ func (p *pieces) cover(steps []step, a, b int) []step {
 		if a == 0 && b == len(p.wide) {
 			size = b
 		}
-		n := len(p.wide)
-		id := p.t.block(p.wide[a:a+size], budget{p.b.rules * size / n, p.b.paths * size / n, p.b.depth})
+		n, share := len(p.wide), p.b.rules
+		if size < n {
+			share /= bits.Len(uint(n / chunk)) // pieces of all sizes together
+		}
+		id := p.t.block(p.wide[a:a+size], budget{share * size / n, p.b.paths * size / n, p.b.depth, perWide})
 		if id != "" {
 			steps = append(steps, step{Step: ir.Call{Block: id}})
 		}
@@ -242,11 +252,12 @@ func (p *pieces) cover(steps []step, a, b int) []step {
 func (p *pieces) before(w int) []step {
 	q := *p
 	q.b.depth = behindDepth - 1
-	unit := chunk
-	for unit*p.t.l.o.Growth < len(p.wide) {
+	n, unit := len(p.wide), chunk
+	for unit*maxPrefixes < n {
 		unit *= 2
 	}
 	from := w / unit * unit
+	q.b.rules = 2 * q.b.rules / (n/unit + 1) * from / n // all of them together
 	var steps []step
 	if from > 0 {
 		if id := q.t.block(q.wide[:from], q.b); id != "" {

@@ -44,7 +44,7 @@ func (t *tree) hoisted(list []ref, c *cut, at *cell, p *pieces, b budget) []step
 		before, ok := t.before(list[i], list, c, &stuck, p, w)
 		switch n := len(before); {
 		case !ok:
-			r, ok = t.detourBehind(r, list, c, &stuck, p, w, b)
+			r, ok = t.detourBehind(r, list, c, &stuck, p, w)
 		case n > 0 && t.always(before[n-1]):
 			continue // never asked
 		case n > 0:
@@ -63,7 +63,7 @@ func (t *tree) hoisted(list []ref, c *cut, at *cell, p *pieces, b budget) []step
 	}
 	inside := b
 	inside.depth--
-	if b.depth >= minBehind {
+	if p.behind {
 		inside.depth -= behindDepth
 	}
 	steps := t.node(run, inside)
@@ -146,8 +146,8 @@ func (t *tree) detour(r ref, before []ref) (ref, bool) {
 }
 
 // detourBehind is detour for rules that too many wide ones stand before: all of the first w are asked, as trees.
-func (t *tree) detourBehind(r ref, list []ref, c *cut, stuck *cell, p *pieces, w int, b budget) (ref, bool) {
-	if rule := &t.items[r.index()].rule; rule.Then == ir.Undecided || len(rule.Do) > 0 || b.depth < minBehind {
+func (t *tree) detourBehind(r ref, list []ref, c *cut, stuck *cell, p *pieces, w int) (ref, bool) {
+	if rule := &t.items[r.index()].rule; rule.Then == ir.Undecided || len(rule.Do) > 0 || !p.behind {
 		return r, false
 	}
 	for _, i := range stuck.narrow {

@@ -35,6 +35,12 @@ const (
 	maxLevels = 8
 	// spareDepth is how many of the chains that a packet may go through are left to renderers.
 	spareDepth = 5
+	// perWide is what each wide rule may take at least in the part of a tree.
+	perWide = 3
+	// workPerRule bounds the work of looking for cuts. Half of it is enough for trees that are worth it.
+	workPerRule = 512
+	// roomToStart is what short lists may take although it is more than their share.
+	roomToStart = 64
 	// pathsPerRule bounds a high guess of the number of ways through a tree: kernels before 6.19 walk all of them when
 	// they check for loops. Ref: linux net/netfilter/nf_tables_api.c, nft_chain_validate.
 	pathsPerRule = 4000
@@ -50,8 +56,12 @@ type tree struct {
 	keys    map[ir.OriginID]flow.RuleKey
 	drafts  [2]draft       // room
 	detours map[string]ref // items with a block, by what they come of
-	looks   int            // that may still be spent on detours
-	lists   int            // lists that stayed longer than MinRules
+	effort  *effort
+	looks   int                // that may still be spent on detours
+	work    int                // looks at rules that may still be spent on cuts
+	room    int                // rules, calls and cases that blocks may still have in all
+	ways    map[ir.BlockID]int // through blocks
+	lists   int                // lists that stayed longer than MinRules
 }
 
 // budget is what may be spent on a list.
@@ -59,10 +69,23 @@ type budget struct {
 	rules int // rules and cases in all
 	paths int // ways through
 	depth int // blocks below
+
+	perWide int // what each wide rule may take at least
 }
 
+// effort is how much is tried.
+type effort struct {
+	divisor int  // of the growth that budgets are made of
+	copies  int  // in how many cells a narrow rule may be, on average
+	wide    int  // times the growth: perWide of the budget of the whole list
+	behind  bool // see detourBehind
+}
+
+// efforts are tried one after the other.
+var efforts = [...]effort{{1, 8, 2, true}, {1, 4, 0, false}, {2, 4, 0, false}, {4, 2, 0, false}, {1 << 16, 2, 0, false}}
+
 func (l *lowerer) trees(q *ir.Program) {
-	t := &tree{l: l, blocks: map[ir.BlockID]ir.Block{}, memo: map[string]ir.BlockID{}, keys: map[ir.OriginID]flow.RuleKey{}, detours: map[string]ref{}}
+	t := &tree{l: l, blocks: map[ir.BlockID]ir.Block{}, memo: map[string]ir.BlockID{}, keys: map[ir.OriginID]flow.RuleKey{}, detours: map[string]ref{}, ways: map[ir.BlockID]int{}}
 	growth := l.o.Growth
 	if before := sizeOf(l.p).total(); before > 0 {
 		growth = max(1, growth*before/max(1, sizeOf(q).total()))
@@ -87,9 +110,8 @@ func (l *lowerer) trees(q *ir.Program) {
 				continue
 			}
 			list := t.load(b.Steps[from:to])
-			t.looks = looksPerRule * len(list)
 			before, stuck := len(t.order), t.lists
-			got := plain(t.node(list, budget{growth * len(list), pathsPerRule*len(list) + 10000, depth}))
+			got := t.grow(list, growth, depth)
 			steps = append(steps, got...)
 			if len(got) > 0 && ends(got[len(got)-1]) {
 				to = len(b.Steps)
@@ -106,6 +128,58 @@ func (l *lowerer) trees(q *ir.Program) {
 	for _, id := range t.order {
 		q.Blocks = append(q.Blocks, t.blocks[id])
 	}
+}
+
+// grow returns the steps that do what the rules of the list do. What becomes of budgets deep in a tree is a guess: a tree
+// that is too large, that has too many ways through or that takes too much work is thrown away, and less is tried.
+func (t *tree) grow(list []ref, growth, depth int) []ir.Step {
+	blocks, items, lists := len(t.order), len(t.items), t.lists
+	paths := pathsPerRule*len(list) + 10000
+	for i := range efforts {
+		t.effort = &efforts[i]
+		t.looks, t.work = looksPerRule*len(list), workPerRule*len(list)
+		t.room = growth*len(list)*3/2 + roomToStart
+		share := max(1, growth/t.effort.divisor)
+		got := plain(t.node(list, budget{share * len(list), paths, depth, max(perWide, t.effort.wide*growth)}))
+		if t.room >= 0 && t.work >= 0 && t.paths(got, paths) <= paths {
+			return got
+		}
+		for _, id := range t.order[blocks:] {
+			delete(t.blocks, id)
+		}
+		t.order, t.items, t.lists = t.order[:blocks], t.items[:items], lists
+		clear(t.memo)
+		clear(t.detours)
+		clear(t.ways)
+	}
+	return plain(t.linear(list))
+}
+
+// paths returns the number of ways through steps, or something above most.
+func (t *tree) paths(steps []ir.Step, most int) int {
+	n := 1
+	way := func(id ir.BlockID) {
+		if id == "" || n > most {
+			return
+		}
+		w, ok := t.ways[id]
+		if !ok {
+			w = t.paths(t.blocks[id].Steps, most)
+			t.ways[id] = w
+		}
+		n += w
+	}
+	for _, s := range steps {
+		switch s := s.(type) {
+		case ir.Call:
+			way(s.Block)
+		case ir.Switch:
+			for i := range s.Cases {
+				way(s.Cases[i].Then.Block)
+			}
+		}
+	}
+	return n
 }
 
 // treeable reports whether a step can be part of a tree. Failsafes stay in sight of ir.Validate.
@@ -148,7 +222,7 @@ func (t *tree) load(steps []ir.Step) []ref {
 // node returns the steps that do what the rules of the list do.
 func (t *tree) node(list []ref, b budget) []step {
 	n := len(list)
-	if n < t.l.o.MinRules || b.depth < 1 {
+	if n < t.l.o.MinRules || b.depth < 1 || t.room < 0 || t.work < 0 {
 		return t.linear(list)
 	}
 	total := t.always(list[n-1])
@@ -178,7 +252,7 @@ func (t *tree) part(list []ref, from, to int, b budget) []step {
 		return nil
 	}
 	n := len(list)
-	return t.node(list[from:to], budget{b.rules * (to - from) / n, b.paths * (to - from) / n, b.depth})
+	return t.node(list[from:to], budget{b.rules * (to - from) / n, b.paths * (to - from) / n, b.depth, b.perWide})
 }
 
 // linear returns the rules of the list, without those that others shadow if the list is short.
@@ -235,11 +309,11 @@ func (t *tree) split(list []ref, c *cut, total bool, b budget) []step {
 		}
 	}
 	rest := refs(list, c.wide)
-	p := &pieces{t, rest, map[int][]int32{}, budget{max(2*t.l.o.Growth*wide, b.rules*wide/shared), b.paths / max(1, len(c.cells)), b.depth - 2}}
+	p := &pieces{t, rest, map[int][]int32{}, budget{max(b.perWide*wide, b.rules*wide/shared), b.paths / max(1, len(c.cells)), b.depth - 2, perWide}, t.effort.behind && b.perWide > perWide && b.depth > minBehind}
 	sw := ir.Switch{Key: []ir.Field{fieldOf[c.dim]}}
 	var behind ir.Target
 	if wide > 0 && !total {
-		behind = ir.Target{Block: t.block(rest, budget{max(2*t.l.o.Growth*wide, b.rules*wide/shared), b.paths / max(1, len(c.cells)), b.depth - 1})}
+		behind = ir.Target{Block: t.block(rest, budget{max(b.perWide*wide, b.rules*wide/shared), b.paths / max(1, len(c.cells)), b.depth - 1, perWide})}
 	}
 	add := func(s span.Span, then ir.Target, by ir.OriginID) {
 		if then == (ir.Target{}) {
@@ -265,7 +339,7 @@ func (t *tree) split(list []ref, c *cut, total bool, b budget) []step {
 		var then ir.Target
 		var by ir.OriginID
 		share := func(size int) budget {
-			return budget{max(2*size, b.rules*size/shared), max(size, b.paths*size/copied), b.depth - 1}
+			return budget{max(2*size, b.rules*size/shared), max(size, b.paths*size/copied), b.depth - 1, perWide}
 		}
 		if replicate || heavy(cell) {
 			all = c.merge(all[:0], list, cell)
@@ -284,7 +358,7 @@ func (t *tree) split(list []ref, c *cut, total bool, b budget) []step {
 	}
 	steps := []step{{Step: sw}}
 	if total {
-		return append(steps, t.node(rest, budget{max(2*t.l.o.Growth*wide, b.rules*wide/shared), b.paths, b.depth})...)
+		return append(steps, t.node(rest, budget{max(b.perWide*wide, b.rules*wide/shared), b.paths, b.depth, perWide})...)
 	}
 	if behind.Block != "" && c.dim.optional() {
 		lacks := ir.InPorts{Field: fieldOf[c.dim], Ranges: allPorts, Not: true}
@@ -381,6 +455,12 @@ func (t *tree) store(steps []step) ir.Target {
 	if _, ok := t.blocks[id]; !ok {
 		t.blocks[id] = ir.Block{ID: id, Steps: plain(steps)}
 		t.order = append(t.order, id)
+		for _, s := range steps {
+			t.room--
+			if sw, ok := s.Step.(ir.Switch); ok {
+				t.room -= len(sw.Cases) - 1
+			}
+		}
 	}
 	return ir.Target{Block: id}
 }
