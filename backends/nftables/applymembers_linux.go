@@ -219,7 +219,7 @@ func (f *familySet) changeMany(added, removed []ir.Element) (in, out, more, less
 	}
 	before, after := f.store, newStore(f.set, slices.Clone(all))
 	if before.apart() && after.apart() { // the kernel has them as they are
-		more, less = in, out
+		more, less = ir.DiffElements(out, in) // what goes and comes stays
 	} else {
 		more, less = ir.DiffElements(before.elements(), after.elements())
 	}
