@@ -21,7 +21,10 @@ import (
 // that would be too much, the list is cut in two that are searched one after the other.
 //
 // Every list holds its rules in the order of the program, but for narrow rules that stand further ahead among wide ones
-// where no packet can match both.
+// where no packet can match both, or that are asked first; see hoist.go.
+//
+// How large a tree becomes is known when it is there. So the first effort assumes that rules are as they mostly are, most of
+// them narrow in some field, and where that fails another one with less ambition begins anew.
 
 const (
 	// switchCost is what a Switch costs, in rules looked at. Measured on nftables, where a verdict map costs about as
