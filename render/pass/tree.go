@@ -59,7 +59,7 @@ type tree struct {
 	keys    map[ir.OriginID]flow.RuleKey
 	drafts  [2]draft       // room
 	detours map[string]ref // items with a block, by what they come of
-	effort  *effort
+	effort  effort
 	looks   int                // that may still be spent on detours
 	work    int                // looks at rules that may still be spent on cuts
 	room    int                // rules, calls and cases that blocks may still have in all
@@ -138,8 +138,8 @@ func (l *lowerer) trees(q *ir.Program) {
 func (t *tree) grow(list []ref, growth, depth int) []ir.Step {
 	blocks, items, lists := len(t.order), len(t.items), t.lists
 	paths := pathsPerRule*len(list) + 10000
-	for i := range efforts {
-		t.effort = &efforts[i]
+	for _, e := range efforts {
+		t.effort = e
 		t.looks, t.work = looksPerRule*len(list), workPerRule*len(list)
 		t.room = growth*len(list)*3/2 + roomToStart
 		share := max(1, growth/t.effort.divisor)
