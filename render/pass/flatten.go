@@ -20,7 +20,7 @@ func (l *lowerer) flatten(q *ir.Program) {
 	for i, b := range q.Blocks {
 		index[b.ID] = i
 		for _, s := range b.Steps {
-			for _, c := range callees(s) {
+			for c := range callees(s) {
 				refs[c]++
 			}
 		}
@@ -32,7 +32,7 @@ func (l *lowerer) flatten(q *ir.Program) {
 		}
 		b := &q.Blocks[index[id]]
 		for _, s := range b.Steps {
-			for _, c := range callees(s) {
+			for c := range callees(s) {
 				visit(c)
 			}
 		}

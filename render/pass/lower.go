@@ -5,6 +5,7 @@ package pass
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 
@@ -158,7 +159,7 @@ func depths(p *ir.Program) (map[ir.BlockID]int, error) {
 			default:
 				return fmt.Errorf("unknown step %T", s)
 			}
-			for _, c := range callees(s) {
+			for c := range callees(s) {
 				if err := visit(c); err != nil {
 					return err
 				}
@@ -182,7 +183,7 @@ func depths(p *ir.Program) (map[ir.BlockID]int, error) {
 	}
 	for _, id := range slices.Backward(order) {
 		for _, s := range blocks[id].Steps {
-			for _, c := range callees(s) {
+			for c := range callees(s) {
 				depth[c] = max(depth[c], depth[id]+1)
 			}
 		}
@@ -190,20 +191,20 @@ func depths(p *ir.Program) (map[ir.BlockID]int, error) {
 	return depth, nil
 }
 
-func callees(s ir.Step) []ir.BlockID {
-	switch s := s.(type) {
-	case ir.Call:
-		return []ir.BlockID{s.Block}
-	case ir.Switch:
-		var ids []ir.BlockID
-		for _, c := range s.Cases {
-			if c.Then.Block != "" {
-				ids = append(ids, c.Then.Block)
+// callees visits the blocks that a step leads to, as often as it does.
+func callees(s ir.Step) iter.Seq[ir.BlockID] {
+	return func(yield func(ir.BlockID) bool) {
+		switch s := s.(type) {
+		case ir.Call:
+			yield(s.Block)
+		case ir.Switch:
+			for i := range s.Cases {
+				if id := s.Cases[i].Then.Block; id != "" && !yield(id) {
+					return
+				}
 			}
 		}
-		return ids
 	}
-	return nil
 }
 
 // lowerer lowers one program.
@@ -278,13 +279,8 @@ func reachable(p *ir.Program) *ir.Program {
 		b := &p.Blocks[todo[len(todo)-1]]
 		todo = todo[:len(todo)-1]
 		for _, s := range b.Steps {
-			switch s := s.(type) {
-			case ir.Call:
-				add(s.Block)
-			case ir.Switch:
-				for i := range s.Cases {
-					add(s.Cases[i].Then.Block)
-				}
+			for c := range callees(s) {
+				add(c)
 			}
 		}
 	}

@@ -161,25 +161,17 @@ func (t *tree) grow(list []ref, growth, depth int) []ir.Step {
 // paths returns the number of ways through steps, or something above most.
 func (t *tree) paths(steps []ir.Step, most int) int {
 	n := 1
-	way := func(id ir.BlockID) {
-		if id == "" || n > most {
-			return
-		}
-		w, ok := t.ways[id]
-		if !ok {
-			w = t.paths(t.blocks[id].Steps, most)
-			t.ways[id] = w
-		}
-		n += w
-	}
 	for _, s := range steps {
-		switch s := s.(type) {
-		case ir.Call:
-			way(s.Block)
-		case ir.Switch:
-			for i := range s.Cases {
-				way(s.Cases[i].Then.Block)
+		for id := range callees(s) {
+			if n > most {
+				return n
 			}
+			w, ok := t.ways[id]
+			if !ok {
+				w = t.paths(t.blocks[id].Steps, most)
+				t.ways[id] = w
+			}
+			n += w
 		}
 	}
 	return n
