@@ -86,8 +86,8 @@ func (x *Index) leave(ep *indexEndpoint, slot int) {
 	x.tidy(s.value)
 }
 
-// weigh estimates what it costs to look up a selector by an atom: how many endpoints meet it, or local ones. While there are no
-// endpoints yet, selectors spread over their labels, because what many of them ask for is most likely common.
+// weigh estimates what it costs to look up a selector by an atom: how many endpoints meet it, or local ones. While there
+// are no endpoints yet, selectors spread over their labels, because what many of them ask for is most likely common.
 func (x *Index) weigh(a atom, local bool) int64 {
 	const anyValue = 16
 	l := x.labels[a.label]

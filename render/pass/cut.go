@@ -215,7 +215,7 @@ type pieces struct {
 	wide  []ref
 	meets map[int][]int32 // by the index of a narrow rule: positions of wide ones before it that overlap, few or too many
 	b     budget
-	// whether narrow rules may have detours behind all wide ones before them; see detourBehind
+	// Whether narrow rules may have detours behind all wide ones before them; see detourBehind.
 	behind bool
 }
 

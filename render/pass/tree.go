@@ -78,14 +78,13 @@ type budget struct {
 
 // effort is how much is tried.
 type effort struct {
-	divisor int  // of the growth that budgets are made of
-	copies  int  // in how many cells a narrow rule may be, on average
-	wide    int  // times the growth: perWide of the budget of the whole list
-	behind  bool // see detourBehind
+	divisor int // of the growth that budgets are made of
+	copies  int // in how many cells a narrow rule may be, on average
+	wide    int // times the growth: perWide of the budget of the whole list; with 0 there is no detourBehind
 }
 
 // efforts are tried one after the other.
-var efforts = [...]effort{{1, 8, 2, true}, {1, 4, 0, false}, {2, 4, 0, false}, {4, 2, 0, false}, {1 << 16, 2, 0, false}}
+var efforts = [...]effort{{1, 8, 2}, {1, 4, 0}, {2, 4, 0}, {4, 2, 0}, {1 << 16, 2, 0}}
 
 func (l *lowerer) trees(q *ir.Program) {
 	t := &tree{l: l, blocks: map[ir.BlockID]ir.Block{}, memo: map[string]ir.BlockID{}, keys: map[ir.OriginID]flow.RuleKey{}, detours: map[string]ref{}, ways: map[ir.BlockID]int{}}
@@ -304,11 +303,14 @@ func (t *tree) split(list []ref, c *cut, total bool, b budget) []step {
 		}
 	}
 	rest := refs(list, c.wide)
-	p := &pieces{t, rest, map[int][]int32{}, budget{max(b.perWide*wide, b.rules*wide/shared), b.paths / max(1, len(c.cells)), b.depth - 2, perWide}, t.effort.behind && b.perWide > perWide && b.depth > minBehind}
+	forWide := budget{max(b.perWide*wide, b.rules*wide/shared), b.paths / max(1, len(c.cells)), b.depth - 2, perWide}
+	// Behind all wide rules of the whole list, narrow ones may have detours; see detourBehind.
+	p := &pieces{t, rest, map[int][]int32{}, forWide, b.perWide > perWide && b.depth > minBehind}
 	sw := ir.Switch{Key: []ir.Field{fieldOf[c.dim]}}
 	var behind ir.Target
 	if wide > 0 && !total {
-		behind = ir.Target{Block: t.block(rest, budget{max(b.perWide*wide, b.rules*wide/shared), b.paths / max(1, len(c.cells)), b.depth - 1, perWide})}
+		forWide.depth = b.depth - 1
+		behind = ir.Target{Block: t.block(rest, forWide)}
 	}
 	add := func(s span.Span, then ir.Target, by ir.OriginID) {
 		if then == (ir.Target{}) {
@@ -353,7 +355,8 @@ func (t *tree) split(list []ref, c *cut, total bool, b budget) []step {
 	}
 	steps := []step{{Step: sw}}
 	if total {
-		return append(steps, t.node(rest, budget{max(b.perWide*wide, b.rules*wide/shared), b.paths, b.depth, perWide})...)
+		forWide.paths, forWide.depth = b.paths, b.depth
+		return append(steps, t.node(rest, forWide)...)
 	}
 	if behind.Block != "" && c.dim.optional() {
 		lacks := ir.InPorts{Field: fieldOf[c.dim], Ranges: allPorts, Not: true}
