@@ -21,22 +21,24 @@ func isLowerAlnum(b byte) bool { return 'a' <= b && b <= 'z' || '0' <= b && b <=
 
 func isAlnum(b byte) bool { return isLowerAlnum(b) || 'A' <= b && b <= 'Z' }
 
+// inNameAlphabet reports whether all of s is in the alphabet that the HostEndpoint page gives names: letters, digits,
+// underscore, full stop and hyphen.
+func inNameAlphabet(s string) bool {
+	for i := range len(s) {
+		if b := s[i]; !isAlnum(b) && b != '.' && b != '_' && b != '-' {
+			return false
+		}
+	}
+	return true
+}
+
 // isNameText reports whether s is in the alphabet of object names: letters, digits, full stop, underscore and hyphen,
 // with at least one letter or digit.
 //
 // Deviation: Calico 3.29 accepts lower-case RFC 1123 subdomains only. Its documentation of HostEndpoint promises this
 // larger alphabet.
 func isNameText(s string) bool {
-	some := false
-	for i := range len(s) {
-		switch {
-		case isAlnum(s[i]):
-			some = true
-		case s[i] != '.' && s[i] != '_' && s[i] != '-':
-			return false
-		}
-	}
-	return some
+	return strings.Trim(s, "._-") != "" && inNameAlphabet(s)
 }
 
 // isSubdomain reports whether s is a lower-case RFC 1123 subdomain, of any length.
@@ -60,12 +62,7 @@ func isQualifiedText(s string, limit int) bool {
 	if s == "" || len(s) > limit || !isAlnum(s[0]) || !isAlnum(s[len(s)-1]) {
 		return false
 	}
-	for i := range len(s) {
-		if b := s[i]; !isAlnum(b) && b != '-' && b != '_' && b != '.' {
-			return false
-		}
-	}
-	return true
+	return inNameAlphabet(s)
 }
 
 // isLabelKey reports whether s is a Kubernetes qualified name: [prefix/]name.
@@ -97,5 +94,5 @@ func isPortName(s string) bool {
 }
 
 func isInterfaceName(s string) bool {
-	return s == AllInterfaces || s != "" && len(s) <= maxInterfaceLen && strings.IndexFunc(s, notNameRune) < 0
+	return s == AllInterfaces || s != "" && len(s) <= maxInterfaceLen && inNameAlphabet(s)
 }

@@ -104,7 +104,7 @@ func ParsePort(s string) (Port, error) {
 		}
 		return Port{Min: uint16(from), Max: uint16(to)}, nil
 	}
-	if s == "" || len(s) > maxDecodedPortName || strings.IndexFunc(s, notNameRune) >= 0 {
+	if s == "" || len(s) > maxDecodedPortName || !inNameAlphabet(s) {
 		return Port{}, fmt.Errorf("%w: a port is a number, a range such as 80:90, or a name, not %q", field.ErrInvalid, s)
 	}
 	return Port{Name: s}, nil
@@ -160,14 +160,4 @@ func (p *Port) UnmarshalJSON(b []byte) error {
 
 func allDigits(s string) bool {
 	return s != "" && strings.IndexFunc(s, func(r rune) bool { return r < '0' || r > '9' }) < 0
-}
-
-// notNameRune reports whether r is outside the alphabet that the HostEndpoint page gives names: letters, digits,
-// underscore, full stop and hyphen.
-func notNameRune(r rune) bool {
-	switch {
-	case 'a' <= r && r <= 'z', 'A' <= r && r <= 'Z', '0' <= r && r <= '9', r == '_', r == '.', r == '-':
-		return false
-	}
-	return true
 }
