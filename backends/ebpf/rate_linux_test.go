@@ -17,7 +17,7 @@ import (
 
 const (
 	turn   = 50 * time.Millisecond
-	rounds = 25
+	rounds = 40
 	// sink drops what no socket waits for.
 	sink = "table inet sink {\n chain c {\n type filter hook input priority 1000;\n drop\n }\n}\n"
 )

@@ -40,7 +40,7 @@ func (s *site) enforce(b *testing.B, policies string, linear bool) *nftables.Bac
 
 const (
 	turn   = 50 * time.Millisecond
-	rounds = 25
+	rounds = 40
 )
 
 // BenchmarkPacketRate compares the rate of UDP datagrams that the last of n policies allows with the rate without rules,

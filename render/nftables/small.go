@@ -5,6 +5,7 @@ package nftables
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
 
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
@@ -46,6 +47,34 @@ func (b *builder) asTests(c *chain, tests []Expr, g *group) bool {
 		b.put(c, append(tests[:len(tests):len(tests)], x.test), []Expr{x.verdict}, x.comment, nil)
 	}
 	return true
+}
+
+// byProtocol takes a switch on protocol and port apart into one for each protocol, if there are two and one of them has
+// so few cases that tests are better for it: failsafes know one port of UDP, and a datagram need not be looked up among
+// those of TCP. It returns nil if one map is better.
+func byProtocol(g *group) []group {
+	if len(g.keys) != 2 || g.keys[0] != Protocol {
+		return nil
+	}
+	var parts []group
+	for _, k := range g.cases {
+		if k.Key[0].Lo != k.Key[0].Hi {
+			return nil
+		}
+		test := testOf(Protocol, k.Key[0])
+		i := slices.IndexFunc(parts, func(p group) bool { return p.tests[len(p.tests)-1] == test })
+		if i < 0 {
+			if i = len(parts); i == 2 {
+				return nil
+			}
+			parts = append(parts, group{tests: append(slices.Clone(g.tests), test), keys: g.keys[1:]})
+		}
+		parts[i].cases = append(parts[i].cases, VerdictCase{k.Key[1:], k.Verdict, k.Comment})
+	}
+	if len(parts) < 2 || min(len(parts[0].cases), len(parts[1].cases)) > maxTests {
+		return nil
+	}
+	return parts
 }
 
 // testOf returns the test for an interval of one key; nil if there is none that is as cheap as a comparison.

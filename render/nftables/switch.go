@@ -177,30 +177,46 @@ func (b *builder) switchOn(c *chain, fields []ir.Field, cases []caseVerdict, k f
 			}
 		}
 	}
-	for _, g := range groups {
-		all := slices.Concat(tests, g.tests)
-		if len(g.keys) == 0 {
-			for _, cs := range g.cases { // one, since cases are disjoint
-				b.put(c, all, []Expr{cs.Verdict}, cs.Comment, nil)
-			}
-			continue
+	for i := range groups {
+		if err := b.putGroup(c, tests, &groups[i]); err != nil {
+			return err
 		}
-		if b.asTests(c, all, &g) || b.asMasks(c, all, &g) {
-			continue
-		}
-		m := VerdictMap{Keys: g.keys, Cases: g.cases}
-		if m.ConcatRanges() && !b.o.Caps.ConcatRanges {
-			return b.unsupported("ranges of several fields in one map: needs Linux 5.6")
-		}
-		n := 0
-		for _, key := range g.keys {
-			n += (key.Len() + 3) &^ 3
-		}
-		if n > maxKeyLen {
-			return b.unsupported("a key of %d bytes; the kernel holds %d", n, maxKeyLen)
-		}
-		b.put(c, all, []Expr{m}, "", nil)
 	}
+	return nil
+}
+
+// putGroup writes a group behind the tests of its switch, in whichever form costs a packet least.
+func (b *builder) putGroup(c *chain, tests []Expr, g *group) error {
+	all := slices.Concat(tests, g.tests)
+	if len(g.keys) == 0 {
+		for _, cs := range g.cases { // one, since cases are disjoint
+			b.put(c, all, []Expr{cs.Verdict}, cs.Comment, nil)
+		}
+		return nil
+	}
+	if parts := byProtocol(g); parts != nil {
+		for i := range parts {
+			if err := b.putGroup(c, tests, &parts[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if b.asTests(c, all, g) || b.asMasks(c, all, g) {
+		return nil
+	}
+	m := VerdictMap{Keys: g.keys, Cases: g.cases}
+	if m.ConcatRanges() && !b.o.Caps.ConcatRanges {
+		return b.unsupported("ranges of several fields in one map: needs Linux 5.6")
+	}
+	n := 0
+	for _, key := range g.keys {
+		n += (key.Len() + 3) &^ 3
+	}
+	if n > maxKeyLen {
+		return b.unsupported("a key of %d bytes; the kernel holds %d", n, maxKeyLen)
+	}
+	b.put(c, all, []Expr{m}, "", nil)
 	return nil
 }
 

@@ -157,8 +157,8 @@ func threadTime() int64 {
 	return t.Nano()
 }
 
-// Compare measures sites in turns and returns the rates of their good turns, those that only one in ten exceeds: what
-// else runs on the machine only ever makes a turn slower.
+// Compare measures sites in turns and returns the medians of their rates. The best turns of each differ more from run to
+// run than what is compared.
 func Compare(rounds int, measure ...func() float64) []float64 {
 	rates := make([][]float64, len(measure))
 	for range rounds {
@@ -169,7 +169,7 @@ func Compare(rounds int, measure ...func() float64) []float64 {
 	out := make([]float64, len(measure))
 	for i, r := range rates {
 		slices.Sort(r)
-		out[i] = r[len(r)*9/10]
+		out[i] = r[len(r)/2]
 	}
 	return out
 }

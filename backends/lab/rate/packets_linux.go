@@ -42,7 +42,7 @@ func Packets(b *testing.B, policies []int, enforce func(b *testing.B, s *Site, p
 				of := func(s *Site) func() float64 {
 					return func() float64 { return s.Talk(b, 50*time.Millisecond, last, "InDelivers") }
 				}
-				r := Compare(25, of(without), of(with), of(tracking))
+				r := Compare(40, of(without), of(with), of(tracking))
 				b.ReportMetric(r[0], "empty-pps")
 				b.ReportMetric(r[1], "pps")
 				b.ReportMetric(r[1]/r[0], "of-empty")
