@@ -98,10 +98,15 @@ func (e *emitter) ask() {
 
 // lookup leaves the cell of the row of the packet on an axis in R0. R8 and R9 are the two lines of the list.
 func (e *emitter) lookup(axis classify.Axis, next, fail string) {
-	number := func(root int, key int) {
+	protocol := func() {
+		narrow := e.label("ask.ipv4")
 		e.mov(r1, r6)
-		e.load(r2, r8, 4*root, asm.Word)
-		e.view(r3, key, asm.Word)
+		e.load(r2, r8, 4*listL4, asm.Word)
+		e.view(r5, vWide, asm.Word)
+		e.ifImm(asm.JEq, r5, 0, narrow)
+		e.load(r2, r8, 4*listL4+4, asm.Word)
+		e.mark(narrow)
+		e.view(r3, vL4, asm.Word)
 		e.call(fnTrie32)
 	}
 	address := func(roots, key int) {
@@ -157,7 +162,7 @@ func (e *emitter) lookup(axis classify.Axis, next, fail string) {
 	}
 	switch axis {
 	case classify.L4:
-		number(listL4, vL4)
+		protocol()
 	case classify.SrcAddr:
 		address(listSrc, vSrc)
 	case classify.DstAddr:

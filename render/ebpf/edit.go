@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"math/bits"
 
+	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
 	"github.com/hostpolicy/hostpolicy/policy/ir/span"
 )
 
@@ -69,8 +70,9 @@ func (r *reader) open(ref uint32, kind trieKind, above int) *node {
 	l := r.at(at*lineCells, lineCells)
 	n := &node{below: l[nodeBelow], above: l[nodeAbove], values: l[nodeValues]}
 	mask := key{}
-	shift, half := int(l[nodeShift]), l[nodeHalf]
+	shift, half, has := int(l[nodeShift]), l[nodeHalf], l[nodeKind]
 	if kind.wide {
+		has = l[wideKind]
 		x := r.at((at+1)*lineCells, lineCells)
 		n.prefix, mask = key{Hi: get64(x), Lo: get64(x[2:])}, key{Hi: get64(x[4:]), Lo: get64(x[6:])}
 		n.depth = 8*int(half) + 7 - shift/8
@@ -78,8 +80,12 @@ func (r *reader) open(ref uint32, kind trieKind, above int) *node {
 		n.prefix, mask = key{Lo: kind.base | uint64(l[nodePrefix])}, span.ByteMask(12).Or(key{Lo: uint64(l[nodeMask])})
 		n.depth = 15 - shift/8
 	}
-	if shift%8 != 0 || half > 1 || n.depth <= above || n.depth > 15 || mask != span.ByteMask(n.depth) || n.prefix.And(mask) != n.prefix {
+	if shift%8 != 0 || kind.wide && half > 1 || has > nodeFew || n.depth <= above || n.depth > 15 || mask != span.ByteMask(n.depth) || n.prefix.And(mask) != n.prefix {
 		r.bad = true
+		return n
+	}
+	if has == nodeFew {
+		r.openFew(n, l)
 		return n
 	}
 	var starts [4]uint64
@@ -94,7 +100,7 @@ func (r *reader) open(ref uint32, kind trieKind, above int) *node {
 		r.bad = true
 		return n
 	}
-	if !kind.wide && half != 0 {
+	if has == nodeDirect {
 		n.count = copy(n.to[:], r.at(n.values, len(n.to)))
 		return n
 	}
@@ -109,6 +115,30 @@ func (r *reader) open(ref uint32, kind trieKind, above int) *node {
 	return n
 }
 
+// openFew reads the results of a node that tells few bytes apart from its line.
+func (r *reader) openFew(n *node, l []uint32) {
+	first := func(i int) int { // the byte at which result i begins
+		if i == fewResults {
+			return 256
+		}
+		return 0x100 - int(l[(i-1)/2]>>(16*((i-1)%2))&0xffff)
+	}
+	i, next := 0, first(1)
+	if next <= 0 {
+		r.bad = true
+	}
+	for v := range n.to {
+		if v == next {
+			i++
+			if next = first(i + 1); next <= v {
+				r.bad = true
+				return
+			}
+		}
+		n.to[v] = l[nodeTo+i]
+	}
+}
+
 // trieKind says what the keys of a trie are.
 type trieKind struct {
 	wide bool
@@ -118,9 +148,16 @@ type trieKind struct {
 
 var (
 	numbersTrie = trieKind{all: span.Span{Lo: key{}, Hi: key{Lo: 1<<32 - 1}}}
+	l4v4Trie    = l4Trie(inet.IPv4)
+	l4v6Trie    = l4Trie(inet.IPv6)
 	v4Trie      = trieKind{base: mapped << 32, all: span.Span{Lo: firstMapped, Hi: lastMapped}}
 	v6Trie      = trieKind{wide: true, all: span.Span{Lo: key{}, Hi: span.Last()}}
 )
+
+// l4Trie is the trie of protocols of one family.
+func l4Trie(f inet.Family) trieKind {
+	return trieKind{all: span.Span{Lo: key{Lo: uint64(f) << 24}, Hi: key{Lo: uint64(f+1)<<24 - 1}}}
+}
 
 // runs calls f for the runs of keys of a trie within s. Neighbours may have the same result.
 func (r *reader) runs(ref uint32, kind trieKind, s span.Span, f func(from key, to uint32)) {

@@ -81,8 +81,8 @@ func fRow(axis classify.Axis) int { return 40 + 8*int(axis-classify.L4) }
 
 // The names of the maps, as programs refer to them.
 const (
-	MapGeneration = "memory_4"   // array of one map: the memory of the generation in force, of this layout
-	MapCounters   = "counters_4" // by slot: packets and bytes, for each processor
+	MapGeneration = "memory_5"   // array of one map: the memory of the generation in force, of this layout
+	MapCounters   = "counters_5" // by slot: packets and bytes, for each processor
 	MapEvents     = "events"     // ring buffer
 	MapLimits     = "limits"     // for each processor: the budget of events, and how many were lost
 )
@@ -95,6 +95,7 @@ type emitter struct {
 	ins     asm.Instructions
 	pending string
 	labels  int
+	later   []func() // what function ends write: code that packets hardly ever come to
 }
 
 func (e *emitter) add(ins ...asm.Instruction) {
@@ -113,6 +114,17 @@ func (e *emitter) mark(label string) {
 		e.add(asm.Instruction{OpCode: asm.Ja.Op(asm.ImmSource)}) // two labels cannot stand before one instruction
 	}
 	e.pending = label
+}
+
+// aside writes code that is hardly ever run behind the function under construction, whose own code goes straight on.
+func (e *emitter) aside(code func()) { e.later = append(e.later, code) }
+
+// end ends a function.
+func (e *emitter) end() {
+	for _, code := range e.later {
+		code()
+	}
+	e.later = e.later[:0]
 }
 
 func (e *emitter) label(hint string) string {
@@ -211,11 +223,13 @@ func (e *emitter) line(number asm.Register, fail string) {
 	e.imm(asm.LSh, r1, 6)
 	e.field64(r0, fHead)
 	e.reg(asm.Add, r0, r1)
-	e.jump(done)
-	e.mark(far)
-	e.mov(r2, r1)
-	e.far(fail)
 	e.mark(done)
+	e.aside(func() {
+		e.mark(far)
+		e.mov(r2, r1)
+		e.far(fail)
+		e.jump(done)
+	})
 }
 
 // cell leaves the address of a cell in R0, or jumps to fail. Addr must survive calls; it is changed.
@@ -225,15 +239,17 @@ func (e *emitter) cell(addr asm.Register, width int32, fail string) {
 	e.imm(asm.And, addr, chunkLines*lineCells-width)
 	e.imm(asm.LSh, addr, 2)
 	e.field64(r0, fHead)
-	e.jump(done)
-	e.mark(far)
-	e.mov(r2, addr)
-	e.imm(asm.RSh, r2, 4)
-	e.imm(asm.And, addr, lineCells-width)
-	e.imm(asm.LSh, addr, 2)
-	e.far(fail)
 	e.mark(done)
 	e.reg(asm.Add, r0, addr)
+	e.aside(func() {
+		e.mark(far)
+		e.mov(r2, addr)
+		e.imm(asm.RSh, r2, 4)
+		e.imm(asm.And, addr, lineCells-width)
+		e.imm(asm.LSh, addr, 2)
+		e.far(fail)
+		e.jump(done)
+	})
 }
 
 // far leaves the address of line R2, which is behind the first chunk, in R0, or jumps to fail.

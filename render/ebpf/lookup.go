@@ -4,13 +4,28 @@ package ebpf
 
 import "github.com/cilium/ebpf/asm"
 
-// follow writes one step of a trie: R7 is the result so far, R0 the node, R1 the byte. The result is in R7.
-func (e *emitter) follow(fail string, narrow bool) {
-	direct, found := e.label("follow.direct"), e.label("follow")
-	if narrow {
-		e.load(r2, r0, 4*nodeDirect, asm.Word)
-		e.ifImm(asm.JNE, r2, 0, direct)
-	}
+// follow writes one step of a trie: R7 is the result so far, R0 the node, which has its kind in a cell, R1 the byte. The
+// result is in R7.
+func (e *emitter) follow(fail string, kind int) {
+	direct, some, found, done := e.label("follow.direct"), e.label("follow.bits"), e.label("follow"), e.label("follow.done")
+	e.load(r2, r0, 4*kind, asm.Word)
+	e.ifImm(asm.JEq, r2, nodeDirect, direct)
+	e.ifImm(asm.JNE, r2, nodeFew, some)
+	// In each of four parts of a number, a bit above the byte is set if the byte is not before a result.
+	e.const64(r2, 0x0001000100010001)
+	e.reg(asm.Mul, r1, r2)
+	e.load(r3, r0, 0, asm.DWord)
+	e.reg(asm.Add, r1, r3)
+	e.imm(asm.RSh, r1, 8)
+	e.reg(asm.And, r1, r2)
+	e.reg(asm.Mul, r1, r2) // how many are set comes to the top
+	e.imm(asm.RSh, r1, 48)
+	e.imm(asm.And, r1, 7)
+	e.imm(asm.LSh, r1, 2)
+	e.reg(asm.Add, r0, r1)
+	e.load(r7, r0, 4*nodeTo, asm.Word)
+	e.jump(done)
+	e.mark(some)
 	e.mov(r2, r1)
 	e.imm(asm.RSh, r2, 6)
 	e.imm(asm.And, r2, 3)
@@ -29,15 +44,14 @@ func (e *emitter) follow(fail string, narrow bool) {
 	e.ones(r3, r1, r2)
 	e.reg(asm.Add, r7, r3)
 	e.imm(asm.Sub, r7, 1)
-	if narrow {
-		e.jump(found)
-		e.mark(direct)
-		e.load(r7, r0, 4*nodeValues, asm.Word)
-		e.reg(asm.Add, r7, r1)
-		e.mark(found)
-	}
+	e.jump(found)
+	e.mark(direct)
+	e.load(r7, r0, 4*nodeValues, asm.Word)
+	e.reg(asm.Add, r7, r1)
+	e.mark(found)
 	e.cell(r7, 1, fail)
 	e.load(r7, r0, 0, asm.Word)
+	e.mark(done)
 }
 
 // trie32 follows a trie with a key of 32 bits: four nodes at most.
@@ -60,7 +74,7 @@ func (e *emitter) trie32() {
 		e.load(r2, r0, 4*nodeShift, asm.Word)
 		e.reg(asm.RSh, r1, r2)
 		e.imm(asm.And, r1, 255)
-		e.follow(fail, true)
+		e.follow(fail, nodeKind)
 	}
 	e.mark("trie32.return")
 	e.mov(r0, r7)
@@ -116,7 +130,7 @@ func (e *emitter) trie128() {
 	e.load(r2, r0, 4*nodeShift, asm.Word)
 	e.reg(asm.RSh, r1, r2)
 	e.imm(asm.And, r1, 255)
-	e.follow(fail, false)
+	e.follow(fail, wideKind)
 	e.jump("trie128.node")
 	e.mark("trie128.return")
 	e.mov(r0, r7)

@@ -197,7 +197,9 @@ func (m *image) dimension(axis classify.Axis, v []uint32, sums, pages uint32) []
 	row := func(at uint32) uint32 { return m.row(at, sums, pages) }
 	b := num(nil, uint32(axis))
 	switch axis {
-	case classify.L4, classify.SrcPort, classify.DstPort:
+	case classify.L4:
+		return m.trie(m.trie(b, v[0], l4v4Trie, row), v[1], l4v6Trie, row)
+	case classify.SrcPort, classify.DstPort:
 		return m.trie(num(b, row(v[1])), v[0], numbersTrie, row)
 	case classify.SrcAddr, classify.DstAddr:
 		return m.trie(m.trie(b, v[0], v4Trie, row), v[1], v6Trie, row)

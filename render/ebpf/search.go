@@ -44,17 +44,14 @@ const (
 
 // functions writes what all programs have in common.
 func (e *emitter) functions() {
-	e.consult()
-	e.ask()
-	e.step()
-	e.summary()
-	e.act()
-	e.trie32()
-	e.trie128()
-	e.endpoint()
-	e.farLine()
+	functions := [...]func(){e.consult, e.ask, e.step, e.summary, e.act, e.trie32, e.trie128, e.endpoint, e.farLine}
+	for _, write := range functions {
+		write()
+		e.end()
+	}
 	if !e.quiet {
 		e.event()
+		e.end()
 	}
 }
 
@@ -256,29 +253,17 @@ func (e *emitter) page(fail string) {
 	e.list(r9, listSums)
 	e.imm(asm.LSh, r9, 1)
 	e.reg(asm.Add, r9, r7)
-	for i, axis := range common {
-		e.field(r8, fRow(axis))
-		e.reg(asm.Add, r8, r9)
-		e.cell(r8, 1, fail)
-		e.load(r1, r0, 0, asm.Word)
-		e.line(r1, fail)
-		e.store(fp, -8*(i+1), r0, asm.DWord)
-	}
-	pages := [...]asm.Register{r2, r3, r4, r5}
-	for i := range common {
-		e.load(pages[i], fp, -8*(i+1), asm.DWord)
-	}
-	for w := range pageWords {
-		e.load(r8, r2, 8*w, asm.DWord)
-		for _, p := range pages[1:] {
-			e.load(r1, p, 8*w, asm.DWord)
-			e.reg(asm.And, r8, r1)
-		}
-		e.set(r9, int32(w))
-		e.ifImm(asm.JNE, r8, 0, "step.bit")
-	}
-	e.set(r0, 0)
-	e.ret()
+	// Most lists ask about one of the addresses only.
+	both, onlySrc := e.label("page.both"), e.label("page.src")
+	e.list(r1, listAxes)
+	e.imm(asm.And, r1, 1<<classify.SrcAddr|1<<classify.DstAddr)
+	e.ifImm(asm.JEq, r1, 1<<classify.SrcAddr, onlySrc)
+	e.ifImm(asm.JNE, r1, 1<<classify.DstAddr, both)
+	e.firstOf(fail, classify.L4, classify.DstAddr, classify.DstPort)
+	e.mark(onlySrc)
+	e.firstOf(fail, classify.L4, classify.SrcAddr, classify.DstPort)
+	e.mark(both)
+	e.firstOf(fail, common[:]...)
 	e.mark(slow)
 	for i := range pageWords {
 		e.all(r8) // each by itself: the verifier remembers which numbers are the same
@@ -324,6 +309,39 @@ func (e *emitter) page(fail string) {
 		e.mark(next)
 	}
 	e.mark("page.done")
+}
+
+// firstOf goes on at step.bit with the first word that the pages of some dimensions have bits in common in, or returns. R9
+// is what page they are, from the cells of their rows on.
+func (e *emitter) firstOf(fail string, axes ...classify.Axis) {
+	for i, axis := range axes {
+		e.field(r8, fRow(axis))
+		e.reg(asm.Add, r8, r9)
+		e.cell(r8, 1, fail)
+		e.load(r1, r0, 0, asm.Word)
+		e.line(r1, fail)
+		e.store(fp, -8*(i+1), r0, asm.DWord)
+	}
+	pages := []asm.Register{r2, r3, r4, r5}[:len(axes)]
+	for i, p := range pages {
+		e.load(p, fp, -8*(i+1), asm.DWord)
+	}
+	for w := range pageWords {
+		e.load(r8, pages[0], 8*w, asm.DWord)
+		for _, p := range pages[1:] {
+			e.load(r1, p, 8*w, asm.DWord)
+			e.reg(asm.And, r8, r1)
+		}
+		word := e.label("page.word")
+		e.ifImm(asm.JNE, r8, 0, word)
+		e.aside(func() {
+			e.mark(word)
+			e.set(r9, int32(w))
+			e.jump("step.bit")
+		})
+	}
+	e.set(r0, 0)
+	e.ret()
 }
 
 // act does what a rule does for a packet that matches.

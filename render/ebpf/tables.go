@@ -38,7 +38,7 @@ const (
 	headNumber  = 14 // of the memory, 64 bits
 	headNoState = 3  // classify.NoState
 
-	magic = 0x34627068 // "hpb4"
+	magic = 0x35627068 // "hpb5"
 
 	entryFlags   = 0 // flagEntry and so on
 	entryDefault = 1 // outcome
@@ -70,7 +70,7 @@ const (
 	listPages   = 5 // pages of a row
 	listZero    = 6 // 0, 64 bits
 
-	listL4      = 8 // trie, and the cell of the row for a packet without value
+	listL4      = 8 // tries of both families
 	listIn      = 10
 	listOut     = 11 // cell of the rows by class
 	listOnes    = 15 // cell of a row in which all bits are set
@@ -421,8 +421,11 @@ func (b *builder) dimension(id dimID, d *classify.Dimension) (dimension, error) 
 	l := d.Rows.Layout()
 	x := dimension{rows: b.rows(l), sum: summaryWords(l.RowPages), page: l.RowPages}
 	switch d.Axis {
-	case classify.L4, classify.SrcPort, classify.DstPort:
-		x.a, x.b = b.number(cutsOf(d, x.rows)), x.rows[d.Absent]
+	case classify.L4:
+		cuts := cutsOf(d, x.rows)
+		x.a, x.b = b.numbers(cuts, l4v4Trie), b.numbers(cuts, l4v6Trie)
+	case classify.SrcPort, classify.DstPort:
+		x.a, x.b = b.numbers(cutsOf(d, x.rows), numbersTrie), x.rows[d.Absent]
 	case classify.SrcAddr, classify.DstAddr:
 		x.a, x.b = b.addresses(cutsOf(d, x.rows))
 	case classify.InIface, classify.OutIface:

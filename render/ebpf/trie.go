@@ -24,10 +24,14 @@ import (
 //	above  uint32     and behind it
 //	half   uint32     of 128 bits: 1 if the byte is in the lower half
 //
-// A node of 32 bits that tells many bytes apart has a result for each value of the byte instead, which are found without
-// counting bits; what is half otherwise says so.
+// Bits need not be counted in two kinds of nodes. One that tells many bytes apart has a result for each value of the
+// byte. One that tells few apart has everything in its line, instead of starts:
 //
-// A node of 128 bits has a second line with prefix and mask, two words each.
+//	behind [4]uint16  0x100 less the first byte of each result but the first; 0 if there are fewer
+//	to     [5]uint32  the results
+//
+// A node of 32 bits has its kind where others have half. A node of 128 bits has it where others have prefix, and a second
+// line with prefix and mask, two words each.
 const (
 	nodePrefix = 8
 	nodeMask   = 9
@@ -37,9 +41,16 @@ const (
 	nodeBelow  = 13
 	nodeAbove  = 14
 	nodeHalf   = 15
-	nodeDirect = nodeHalf // of 32 bits
+	nodeKind   = nodeHalf // of 32 bits
+	wideKind   = nodePrefix
+	nodeTo     = 2 // of nodeFew
 
-	manyStarts = 32
+	nodeBits   = 0
+	nodeDirect = 1
+	nodeFew    = 2
+
+	fewResults  = 5
+	manyResults = 8
 )
 
 // isNode marks what a trie finds as the line of a node.
@@ -86,9 +97,9 @@ var (
 	lastMapped  = key{Lo: mapped<<32 | 0xffffffff}
 )
 
-// number makes the trie of keys of 32 bits: all but addresses.
-func (b *blob) number(cuts []cut) uint32 {
-	inside, first := between(cuts, key{}, key{Lo: 1<<32 - 1})
+// numbers makes a trie of keys of 32 bits that are no addresses.
+func (b *blob) numbers(cuts []cut, kind trieKind) uint32 {
+	inside, first := between(cuts, kind.all.Lo, kind.all.Hi)
 	return b.trie(inside, first, false)
 }
 
@@ -187,11 +198,17 @@ func (b *blob) writeNode(at uint32, n *node, wide bool) {
 			values = append(values, to)
 		}
 	}
-	direct := !wide && len(values) >= manyStarts
-	if direct {
-		values = n.to[:]
+	kind := uint32(nodeBits)
+	switch {
+	case len(values) <= fewResults:
+		kind = nodeFew
+	case len(values) >= manyResults:
+		kind, values = nodeDirect, n.to[:]
 	}
-	cell := b.array(values)
+	var cell uint32
+	if kind != nodeFew {
+		cell = b.array(values)
+	}
 	var before uint32
 	count := 0
 	size := 1
@@ -199,10 +216,21 @@ func (b *blob) writeNode(at uint32, n *node, wide bool) {
 		size = 2
 	}
 	l := b.line(at, size)
-	for w, s := range starts {
-		put64(l[2*w:], s)
-		before |= uint32(count) << (8 * w)
-		count += bits.OnesCount64(s)
+	if kind == nodeFew {
+		copy(l[nodeTo:], values)
+		i := -1
+		for v, to := range n.to {
+			if v > 0 && to != n.to[v-1] {
+				i++
+				l[i/2] |= uint32(0x100-v) << (16 * (i % 2))
+			}
+		}
+	} else {
+		for w, s := range starts {
+			put64(l[2*w:], s)
+			before |= uint32(count) << (8 * w)
+			count += bits.OnesCount64(s)
+		}
 	}
 	mask := span.ByteMask(n.depth)
 	if wide {
@@ -214,12 +242,11 @@ func (b *blob) writeNode(at uint32, n *node, wide bool) {
 			l[nodeHalf] = 1
 		}
 		l[nodeShift] = uint32(56 - 8*(n.depth%8))
+		l[wideKind] = kind
 	} else {
 		l[nodePrefix], l[nodeMask] = uint32(n.prefix.Lo), uint32(mask.Lo)
 		l[nodeShift] = uint32(120 - 8*n.depth)
-		if direct {
-			l[nodeDirect] = 1
-		}
+		l[nodeKind] = kind
 	}
 	l[nodeValues], l[nodeBefore], l[nodeBelow], l[nodeAbove] = cell, before, n.below, n.above
 }

@@ -20,6 +20,9 @@ import (
 // would seem slower than it is. Programs on a busy machine find work whenever they look.
 const readEvery = 200 * time.Microsecond
 
+// Batched makes programs send and read 64 datagrams in a call, as few do: the least work that can surround a packet.
+func (s *Site) Batched() { s.batched = true }
+
 // Receive opens UDP sockets and reads what comes, until the benchmark ends.
 func (s *Site) Receive(b testing.TB, port uint16) {
 	var stop atomic.Bool
@@ -30,17 +33,22 @@ func (s *Site) Receive(b testing.TB, port uint16) {
 	})
 	s.Host.Do(b, func() {
 		for i := range senders {
-			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 			require.NoError(b, err)
 			require.NoError(b, unix.Bind(fd, &unix.SockaddrInet4{Port: int(port), Addr: hostAddr(i).As4()}))
 			require.NoError(b, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20)) // for more than comes between two looks
 			wg.Go(func() {
 				defer unix.Close(fd)
-				v := newVector(make([]byte, 64))
+				buf := make([]byte, 64)
+				v := newVector(buf)
 				defer v.pin.Unpin()
 				for !stop.Load() {
-					n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&v.msgs[0])), uintptr(len(v.msgs)), unix.MSG_DONTWAIT, 0, 0)
-					if errno != 0 || int(n) < len(v.msgs) {
+					if s.batched {
+						n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&v.msgs[0])), uintptr(len(v.msgs)), unix.MSG_DONTWAIT, 0, 0)
+						if errno != 0 || int(n) < len(v.msgs) {
+							time.Sleep(readEvery)
+						}
+					} else if _, err := unix.Read(fd, buf); err != nil {
 						time.Sleep(readEvery)
 					}
 				}
@@ -89,10 +97,15 @@ func (s *Site) Talk(b testing.TB, d time.Duration, t Tuple, counter string) floa
 				defer unix.Close(fd)
 				require.NoError(b, unix.Bind(fd, &unix.SockaddrInet4{Port: int(t.SrcPort) + i, Addr: t.Src.As4()}))
 				require.NoError(b, unix.Connect(fd, &unix.SockaddrInet4{Port: int(t.DstPort), Addr: hostAddr(i).As4()}))
-				v := newVector(make([]byte, 10))
+				buf := make([]byte, 10)
+				v := newVector(buf)
 				defer v.pin.Unpin()
 				for !stop.Load() {
-					unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&v.msgs[0])), uintptr(len(v.msgs)), 0, 0, 0)
+					if s.batched {
+						unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&v.msgs[0])), uintptr(len(v.msgs)), 0, 0, 0)
+					} else {
+						unix.Write(fd, buf)
+					}
 				}
 			})
 		})

@@ -27,28 +27,44 @@ func (s *Site) Load(b testing.TB, ruleset string) {
 
 // Packets compares, for each number of policies, the rate of UDP datagrams that the last one allows with the rate without
 // rules, and with connection tracking alone, which nothing that knows of connections can do without.
+//
+// A program that has a system call for each datagram, as most do, is one case, and one that sends and reads 64 in a call
+// another, where the work for a packet is mostly that of the network stack.
 func Packets(b *testing.B, policies []int, enforce func(b *testing.B, s *Site, policies string)) {
-	for _, n := range policies {
-		b.Run(fmt.Sprintf("rules=%d/hit=last", n), func(b *testing.B) {
-			text, last := Uniform(n, "UDP")
-			with, without, tracking := NewSite(b), NewSite(b), NewSite(b)
-			for _, s := range []*Site{with, without, tracking} {
-				s.Receive(b, last.DstPort)
-				s.Own(b, last)
+	for _, batched := range []bool{false, true} {
+		for _, n := range policies {
+			percall := 1
+			if batched {
+				percall = 64
 			}
-			tracking.Load(b, OnlyTracking)
-			enforce(b, with, text)
-			for b.Loop() {
-				of := func(s *Site) func() float64 {
-					return func() float64 { return s.Talk(b, 50*time.Millisecond, last, "InDelivers") }
-				}
-				r := Compare(40, of(without), of(with), of(tracking))
-				b.ReportMetric(r[0], "empty-pps")
-				b.ReportMetric(r[1], "pps")
-				b.ReportMetric(r[1]/r[0], "of-empty")
-				b.ReportMetric(r[1]/r[2], "of-conntrack")
-				b.ReportMetric(r[2]/r[0], "conntrack-of-empty")
-			}
-		})
+			b.Run(fmt.Sprintf("rules=%d/hit=last/datagrams-a-call=%d", n, percall), func(b *testing.B) {
+				packets(b, n, batched, enforce)
+			})
+		}
+	}
+}
+
+func packets(b *testing.B, n int, batched bool, enforce func(b *testing.B, s *Site, policies string)) {
+	text, last := Uniform(n, "UDP")
+	with, without, tracking := NewSite(b), NewSite(b), NewSite(b)
+	for _, s := range []*Site{with, without, tracking} {
+		if batched {
+			s.Batched()
+		}
+		s.Receive(b, last.DstPort)
+		s.Own(b, last)
+	}
+	tracking.Load(b, OnlyTracking)
+	enforce(b, with, text)
+	for b.Loop() {
+		of := func(s *Site) func() float64 {
+			return func() float64 { return s.Talk(b, 50*time.Millisecond, last, "InDelivers") }
+		}
+		r := Compare(40, of(without), of(with), of(tracking))
+		b.ReportMetric(r[0], "empty-pps")
+		b.ReportMetric(r[1], "pps")
+		b.ReportMetric(r[1]/r[0], "of-empty")
+		b.ReportMetric(r[1]/r[2], "of-conntrack")
+		b.ReportMetric(r[2]/r[0], "conntrack-of-empty")
 	}
 }

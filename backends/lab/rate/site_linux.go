@@ -21,6 +21,7 @@ type Site struct {
 	Host, Peer Netns // the peer's end of the link is p0
 	mac        [6]byte
 	index      int // of the link in peer
+	batched    bool
 }
 
 const senders = 2
