@@ -5,6 +5,7 @@ package nftables
 import (
 	"context"
 	"slices"
+	"sync"
 	"sort"
 	"time"
 
@@ -62,6 +63,9 @@ func (b *Backend) membersChanges(m ir.Members) ir.MembersChanges {
 	return cs
 }
 
+// manyElements is from how many elements on another goroutine is worth starting.
+const manyElements = 1 << 12
+
 // commitMembers changes elements of sets. All are the members afterwards; nil if only the backend knows them.
 func (b *Backend) commitMembers(ctx context.Context, start time.Time, cs ir.MembersChanges, all *ir.Members) (backends.Receipt, error) {
 	type change struct {
@@ -103,6 +107,24 @@ func (b *Backend) commitMembers(ctx context.Context, start time.Time, cs ir.Memb
 		return b.commitRules(ctx, start, b.last.program, rules, *all)
 	}
 	rendered := time.Now()
+	sum := b.last.sum
+	hash := func() {
+		for _, c := range changes {
+			for _, e := range c.added {
+				sum.Add(c.f.set.Name, e)
+			}
+			for _, e := range c.removed {
+				sum.Remove(c.f.set.Name, e)
+			}
+		}
+	}
+	var hashed sync.WaitGroup
+	if n < manyElements {
+		hash()
+	} else {
+		hashed.Go(hash) // while the kernel works
+	}
+	defer hashed.Wait()
 	kernel := uint32(0)
 	if n > 0 {
 		t := newBatch(b.opts.Render.Table, 1<<10+64*n, b.sock.seq, 0)
@@ -131,14 +153,8 @@ func (b *Backend) commitMembers(ctx context.Context, start time.Time, cs ir.Memb
 		}
 	}
 	committed := time.Now()
-	for _, c := range changes {
-		for _, e := range c.added {
-			b.last.sum.Add(c.f.set.Name, e)
-		}
-		for _, e := range c.removed {
-			b.last.sum.Remove(c.f.set.Name, e)
-		}
-	}
+	hashed.Wait()
+	b.last.sum = sum
 	for _, c := range cs {
 		if s := b.last.sets[c.ID]; s != nil {
 			s.source, s.known = nil, all != nil
