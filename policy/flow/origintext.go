@@ -20,40 +20,55 @@ import (
 // Valid names stand as they are. In those of stored objects that nobody validated, "%", "/" and "@" are written %25, %2f
 // and %40, and an empty name is "%".
 func (o Origin) String() string {
-	var s string
+	if o.Kind == 0 {
+		return ""
+	}
+	return string(o.AppendTo(make([]byte, 0, 64)))
+}
+
+// AppendTo appends what String returns.
+func (o Origin) AppendTo(b []byte) []byte {
+	indexed := func(b []byte) []byte {
+		b = append(append(append(b, '/'), o.Dir.String()...), '[')
+		return append(strconv.AppendInt(b, int64(o.Index), 10), ']')
+	}
 	switch o.Kind {
 	case 0:
-		return ""
+		return b
 	case OriginPolicy:
-		s = "policy:" + escapeName(o.Tier) + "/" + escapeName(o.Name) + "/" + o.Dir.String() + "[" + strconv.Itoa(o.Index) + "]"
+		b = appendName(append(b, "policy:"...), o.Tier)
+		b = indexed(appendName(append(b, '/'), o.Name))
 	case OriginProfile:
-		s = "profile:" + escapeName(o.Name) + "/" + o.Dir.String() + "[" + strconv.Itoa(o.Index) + "]"
+		b = indexed(appendName(append(b, "profile:"...), o.Name))
 	case OriginTier:
-		s = "tier:" + escapeName(o.Tier) + "/" + o.Dir.String()
+		b = append(append(appendName(append(b, "tier:"...), o.Tier), '/'), o.Dir.String()...)
 	case OriginDefault:
-		s = "default:" + escapeName(o.Name) + "/" + o.Dir.String()
+		b = append(append(appendName(append(b, "default:"...), o.Name), '/'), o.Dir.String()...)
 	case OriginFailsafe:
-		d := "in"
+		d := "failsafe:in/"
 		if o.Dir == Egress {
-			d = "out"
+			d = "failsafe:out/"
 		}
-		s = "failsafe:" + d + "/" + o.Protocol.String() + "/" + strconv.Itoa(int(o.Port))
+		b = append(append(append(b, d...), o.Protocol.String()...), '/')
+		b = strconv.AppendUint(b, uint64(o.Port), 10)
 	case OriginProfileMissing:
-		s = "profile-missing:" + escapeName(o.Name)
+		b = appendName(append(b, "profile-missing:"...), o.Name)
 	default:
+		fixed := ""
 		for _, f := range fixedOrigins {
 			if f.kind == o.Kind {
-				s = f.text
+				fixed = f.text
 			}
 		}
-		if s == "" {
-			return fmt.Sprintf("origin(%d)", o.Kind)
+		if fixed == "" {
+			return fmt.Appendf(b, "origin(%d)", o.Kind)
 		}
+		b = append(b, fixed...)
 	}
 	if o.Stage != StageNormal {
-		s += "@" + o.Stage.String()
+		b = append(append(b, '@'), o.Stage.String()...)
 	}
-	return s
+	return b
 }
 
 const emptyName = "%"
@@ -63,17 +78,19 @@ var (
 	nameUnescaper = strings.NewReplacer("%25", "%", "%2f", "/", "%40", "@")
 )
 
-func escapeName(s string) string {
-	switch {
-	case s == "":
-		return emptyName
-	case strings.ContainsAny(s, "%/@"):
-		return nameEscaper.Replace(s)
+func appendName(b []byte, s string) []byte {
+	if s == "" {
+		return append(b, emptyName...)
 	}
-	return s
+	for i := 0; i < len(s); i++ {
+		if c := s[i]; c == '%' || c == '/' || c == '@' {
+			return append(b, nameEscaper.Replace(s)...)
+		}
+	}
+	return append(b, s...)
 }
 
-// unescapeName reads what escapeName writes. For other text it returns something that is not written like that.
+// unescapeName reads what appendName writes. For other text it returns something that is not written like that.
 func unescapeName(s string) string {
 	if s == emptyName {
 		return ""

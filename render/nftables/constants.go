@@ -22,12 +22,16 @@ type list struct {
 // settleSets drops the sets of members that no rule asks for in the end, and makes lists of values sets with names if
 // there are many lists: those that more than one rule tests for, and all if many are left.
 func (b *builder) settleSets() {
+	type use struct {
+		at   *Expr
+		list *list
+	}
+	var uses []use
 	lists, asked := map[string]*list{}, make(map[string]bool, len(b.sets))
 	var key []byte
-	uses, left := 0, 0
 	for _, c := range b.chains {
 		for i := range c.Rules {
-			for _, e := range c.Rules[i].Exprs {
+			for n, e := range c.Rules[i].Exprs {
 				if s, ok := e.(InSet); ok {
 					asked[s.Set] = true
 				} else if k, ok := listKey(key[:0], e); ok {
@@ -38,41 +42,37 @@ func (b *builder) settleSets() {
 						lists[string(k)] = l
 					}
 					l.uses++
-					uses++
+					uses = append(uses, use{&c.Rules[i].Exprs[n], l})
 				}
 			}
 		}
 	}
 	// Terms that turned out to be impossible together left sets behind.
 	b.sets = slices.DeleteFunc(b.sets, func(s Set) bool { return !asked[s.Name] })
-	if uses <= maxAnonymous {
+	if len(uses) <= maxAnonymous {
 		return
 	}
+	left := 0
 	for _, l := range lists {
 		if l.uses == 1 {
 			left++
 		}
 	}
-	for _, c := range b.chains {
-		for i := range c.Rules {
-			for n, e := range c.Rules[i].Exprs {
-				k, ok := listKey(key[:0], e)
-				if !ok {
-					continue
-				}
-				l := lists[string(k)]
-				if l.uses == 1 && left <= maxAnonymous {
-					continue
-				}
-				values, keys, not := constant(e)
-				if l.name == "" {
-					sum := sha256.Sum256(k)
-					l.name = listKinds[keys[0]] + hex.EncodeToString(sum[:8])
-					b.sets = append(b.sets, Set{Name: l.name, Values: values})
-				}
-				c.Rules[i].Exprs[n] = InSet{keys, l.name, not}
-			}
+	for _, u := range uses {
+		if u.list.uses == 1 && left <= maxAnonymous {
+			continue
 		}
+		values, keys, not := constant(*u.at)
+		if values == nil {
+			continue // rules share their tests
+		}
+		if u.list.name == "" {
+			key, _ = listKey(key[:0], *u.at)
+			sum := sha256.Sum256(key)
+			u.list.name = listKinds[keys[0]] + hex.EncodeToString(sum[:8])
+			b.sets = append(b.sets, Set{Name: u.list.name, Values: values})
+		}
+		*u.at = InSet{keys, u.list.name, not}
 	}
 }
 

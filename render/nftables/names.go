@@ -128,12 +128,10 @@ func quotableByte(c byte) bool { return ' ' <= c && c <= '~' && c != '"' && c !=
 
 // ruleComment returns the comment of rules that decide by o: key, text and position.
 func (b *builder) ruleComment(o *flow.Origin) string {
-	text := o.String()
-	b.text = append(b.text[:0], text...)
-	sum := sha256.Sum256(b.text) // the beginning of which is the RuleKey
-	c := hex.AppendEncode(b.text[:0], sum[:8])
-	c = append(c, ' ')
-	c = append(c, text...)
+	const head = 17 // the key in hex, and a space
+	c := o.AppendTo(append(b.text[:0], "0123456789abcdef "...))
+	sum := sha256.Sum256(c[head:]) // the beginning of which is the RuleKey
+	hex.Encode(c[:head-1], sum[:8])
 	if o.Pos.File != "" {
 		n := len(c)
 		c = append(c, ' ')
