@@ -93,6 +93,8 @@ func (t *tree) match(labels Labels) bool {
 // holds evaluates a leaf for the value of its label, which is there if ok.
 func (t *tree) holds(n *node, v string, ok bool) bool {
 	switch n.op {
+	case OpIn:
+		return ok && t.sets[n.set].has(v)
 	case OpAll, OpGlobal:
 		return true
 	case OpHas:
@@ -101,16 +103,19 @@ func (t *tree) holds(n *node, v string, ok bool) bool {
 		return ok && v == n.value
 	case OpNotEqual:
 		return !ok || v != n.value
-	case OpIn:
-		return ok && t.sets[n.set].has(v)
 	case OpNotIn:
 		return !ok || !t.sets[n.set].has(v)
 	case OpContains:
 		return ok && strings.Contains(v, n.value)
 	case OpStartsWith:
-		return ok && strings.HasPrefix(v, n.value)
+		// Most values differ in the byte that is looked at first, without a call.
+		return ok && (n.value == "" || v != "" && v[0] == n.value[0] && strings.HasPrefix(v, n.value))
 	case OpEndsWith:
-		return ok && strings.HasSuffix(v, n.value)
+		return ok && endsWith(v, n.value)
 	}
 	return false
+}
+
+func endsWith(v, end string) bool {
+	return end == "" || v != "" && v[len(v)-1] == end[len(end)-1] && strings.HasSuffix(v, end)
 }

@@ -75,10 +75,11 @@ func (s *valueSet) has(v string) bool {
 		}
 		// At most half of the table is in use, so that this ends.
 		for h := weakHash(v) >> (s.shift & 31); ; h++ {
-			switch s.table[h&uint32(len(s.table)-1)] {
-			case v:
+			x := s.table[h&uint32(len(s.table)-1)]
+			if x == v {
 				return true
-			case "":
+			}
+			if x == "" {
 				return false
 			}
 		}
