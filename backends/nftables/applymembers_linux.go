@@ -5,8 +5,8 @@ package nftables
 import (
 	"context"
 	"slices"
-	"sync"
 	"sort"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
