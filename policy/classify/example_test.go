@@ -85,16 +85,12 @@ func ExampleTables() {
 	// 3: deny, next 0, default:web/ingress
 	// l4: 2 classes
 	//   from 000000000000: 1011
-	//   from 000004060000: 1111
-	//   from 000004070000: 1011
-	//   from 000006060000: 1111
-	//   from 000006070000: 1011
+	//   from 0000040601bb: 1111
+	//   from 0000040601bc: 1011
+	//   from 0000060601bb: 1111
+	//   from 0000060601bc: 1011
 	// src: 2 classes
 	//   from 000000000000: 1110
 	//   from ffff0a090000: 1111
 	//   from ffff0a090100: 1110
-	// dport: 2 classes
-	//   from 000000000000: 1011
-	//   from 0000000001bb: 1111
-	//   from 0000000001bc: 1011
 }

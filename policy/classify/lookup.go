@@ -68,46 +68,58 @@ func (r *runs16) get(n uint16) uint32 {
 	return r.values[int(r.before[w&1023])+bits.OnesCount64(r.starts[w&1023]<<(63-n&63))-1]
 }
 
-// newNumberRuns makes the lookup of the 1<<16 numbers from offset on.
-func newNumberRuns(cuts []cut, offset uint32) *runs16 {
+// newNumberRuns makes the lookup of numbers of 16 bits.
+func newNumberRuns(cuts []cut) *runs16 {
 	r := &runs16{}
-	inside, first := between(cuts, key{Lo: uint64(offset)}, key{Lo: uint64(offset) + 0xffff})
+	inside, first := between(cuts, key{}, key{Lo: 0xffff})
 	r.add(0, first)
 	for _, c := range inside {
-		r.add(uint16(c.from.Lo-uint64(offset)), c.class)
+		r.add(uint16(c.from.Lo), c.class)
 	}
 	r.done()
 	return r
 }
 
-// l4Lookup finds the class on the axis L4: by protocol alone, unless the ICMP of the family has several classes.
+// l4Lookup finds the class on the axis L4: by protocol alone, unless packets of the protocol have several classes.
 type l4Lookup struct {
-	protocols [2][256]uint32
-	icmp      [2]*runs16
+	protocols [2][256]uint32 // child and an index into numbers if they have
+	numbers   []*runs16
 }
 
 func newL4Lookup(cuts []cut) *l4Lookup {
 	l := &l4Lookup{}
+	var filed [][]cut // of numbers, from zero on
 	for f, family := range [...]inet.Family{inet.IPv4, inet.IPv6} {
 		for p := range l.protocols[f] {
 			from := l4Key(family, inet.Protocol(p), 0, 0)
-			l.protocols[f][p] = classAt(cuts, key{Lo: uint64(from)})
-			if inet.Protocol(p) != icmpOf(family) {
+			inside, class := between(cuts, key{Lo: uint64(from)}, key{Lo: uint64(from) + 0xffff})
+			if len(inside) == 0 {
+				l.protocols[f][p] = class
 				continue
 			}
-			if inside, _ := between(cuts, key{Lo: uint64(from)}, key{Lo: uint64(from) + 0xffff}); len(inside) > 0 {
-				l.icmp[f] = newNumberRuns(cuts, from)
+			own := []cut{{key{}, class}}
+			for _, c := range inside {
+				own = append(own, cut{key{Lo: c.from.Lo - uint64(from)}, c.class})
 			}
+			// Rules mean ports of both families, most of them.
+			i := slices.IndexFunc(filed, func(other []cut) bool { return slices.Equal(own, other) })
+			if i < 0 {
+				i = len(filed)
+				filed = append(filed, own)
+				l.numbers = append(l.numbers, newNumberRuns(own))
+			}
+			l.protocols[f][p] = child | uint32(i)
 		}
 	}
 	return l
 }
 
 func (l *l4Lookup) get(v *view) uint32 {
-	if v.icmp && l.icmp[v.family] != nil {
-		return l.icmp[v.family].get(v.typeCode)
+	c := l.protocols[v.family][v.protocol]
+	if c&child != 0 {
+		return l.numbers[c&^child].get(v.low)
 	}
-	return l.protocols[v.family][v.protocol]
+	return c
 }
 
 // addrLookup finds the class of an address. IPv4 takes 16 bits, then 8, then 8, as far as prefixes differ there. IPv6

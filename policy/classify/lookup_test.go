@@ -82,18 +82,31 @@ func TestAddrLookupOfManyPrefixes(t *testing.T) {
 	}
 }
 
-func TestNumberRuns(t *testing.T) {
+func TestL4Lookup(t *testing.T) {
 	var among []key
-	for _, n := range []uint64{1, 2, 63, 64, 65, 127, 128, 4095, 4096, 32768, 65534, 65535} {
-		among = append(among, key{Lo: n}, key{Lo: 0x04010000 + n}, key{Lo: 0x04010000})
+	for _, n := range []uint64{0, 1, 2, 63, 64, 65, 127, 128, 4095, 4096, 32768, 65534, 65535} {
+		for _, protocol := range []uint64{0x0401, 0x0406, 0x0411, 0x0606, 0x063a} {
+			among = append(among, key{Lo: n}, key{Lo: protocol<<16 + n})
+		}
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		cuts := cutsOf(t, among, 3)
-		for _, offset := range []uint32{0, 0x04010000} {
-			r := newNumberRuns(cuts, offset)
-			for n := range 1 << 16 {
-				if want := classAt(cuts, key{Lo: uint64(offset) + uint64(n)}); r.get(uint16(n)) != want {
-					t.Fatalf("%d behind %d: got %d, want %d", n, offset, r.get(uint16(n)), want)
+		l := newL4Lookup(cuts)
+		if n := newNumberRuns(cuts); n.get(4096) != classAt(cuts, key{Lo: 4096}) {
+			t.Fatalf("number 4096: got %d", n.get(4096))
+		}
+		for f, family := range []inet.Family{inet.IPv4, inet.IPv6} {
+			for p := range 256 {
+				step := 1 << 12
+				if p == int(inet.ICMP) || p == int(inet.UDP) {
+					step = 1
+				}
+				for n := 0; n < 1<<16; n += step {
+					k := uint64(family)<<24 | uint64(p)<<16 | uint64(n)
+					v := view{family: uint8(f), protocol: uint8(p), low: uint16(n)}
+					if want := classAt(cuts, key{Lo: k}); l.get(&v) != want {
+						t.Fatalf("%x: got %d, want %d", k, l.get(&v), want)
+					}
 				}
 			}
 		}

@@ -15,23 +15,29 @@ import (
 // newMatcher makes the matcher of rules that stand for the given conjunctions.
 func newMatcher(cs *conjs, rules []conjID) Matcher {
 	m := Matcher{Rules: len(rules)}
-	demands := make([]demand, len(rules))
+	demands, ports := make([]demand, len(rules)), make([]demand, len(rules))
 	for a := L4; int(a) < numAxes; a++ {
+		if a == DstPort {
+			continue // with L4
+		}
 		asked := false
 		for i, id := range rules {
-			demands[i] = cs.list[id][a]
-			asked = asked || demands[i] != 0
+			demands[i], ports[i] = cs.list[id][a], 0
+			if a == L4 {
+				ports[i] = cs.list[id][DstPort]
+			}
+			asked = asked || demands[i] != 0 || ports[i] != 0
 		}
 		if asked {
-			m.Dims = append(m.Dims, newDimension(cs.atoms, a, demands))
+			m.Dims = append(m.Dims, newDimension(cs.atoms, a, demands, ports))
 		}
 	}
 	return m
 }
 
-// newDimension makes the dimension of rules that make the given demands on an axis.
-func newDimension(a *atoms, axis Axis, demands []demand) Dimension {
-	w := newRowState(a, demands)
+// newDimension makes the dimension of rules that make the given demands on an axis, and on destination ports if it is L4.
+func newDimension(a *atoms, axis Axis, demands, ports []demand) Dimension {
+	w := newRowState(a, demands, ports)
 	d := Dimension{Axis: axis}
 	switch axis {
 	case SrcEndpoint, DstEndpoint:
@@ -64,6 +70,7 @@ type use struct {
 	atom  uint32
 	layer int
 	words []maskedWord
+	ports portProtocols // of an atom of destination ports on L4: of which protocols its rules may be
 }
 
 type maskedWord struct {
@@ -71,11 +78,11 @@ type maskedWord struct {
 	mask uint64
 }
 
-func newRowState(a *atoms, demands []demand) *rowState {
+func newRowState(a *atoms, demands, ports []demand) *rowState {
 	w := &rowState{atoms: a, out: newRowWriter(len(demands))}
 	depth := 1
-	for _, d := range demands {
-		depth = max(depth, len(a.demands[d]))
+	for i, d := range demands {
+		depth = max(depth, len(a.demands[d])+len(a.demands[ports[i]]))
 	}
 	// A layer holds for the rules that have no atom in it.
 	w.layers = make([][]uint64, depth)
@@ -90,13 +97,27 @@ func newRowState(a *atoms, demands []demand) *rowState {
 		layer int
 	}
 	index := map[place]int{}
+	protocols := map[demand]portProtocols{} // of demands on L4
 	for i, d := range demands {
-		for k, id := range a.demands[d] {
+		l4, all := a.demands[d], a.demands[d]
+		var of portProtocols
+		if p := ports[i]; p != 0 {
+			all = slices.Concat(l4, a.demands[p])
+			var ok bool
+			if of, ok = protocols[d]; !ok {
+				of = a.portProtocols(d)
+				protocols[d] = of
+			}
+		}
+		for k, id := range all {
 			u, ok := index[place{id, k}]
 			if !ok {
 				u = len(w.uses)
 				index[place{id, k}] = u
 				w.uses = append(w.uses, use{atom: id, layer: k})
+			}
+			if k >= len(l4) {
+				w.uses[u].ports |= of
 			}
 			mask := uint64(1) << (i & 63)
 			w.layers[k][i>>6] &^= mask
@@ -161,7 +182,12 @@ func (w *rowState) cuts(axis Axis) []Cut {
 	}
 	var events []event
 	for i := range w.uses {
-		for _, s := range w.atoms.list[w.uses[i].atom].spans {
+		x := &w.atoms.list[w.uses[i].atom]
+		spans := x.spans
+		if of := w.uses[i].ports; of != 0 {
+			spans = x.onL4(of)
+		}
+		for _, s := range spans {
 			events = append(events, event{s.Lo, i})
 			if s.Hi.Less(last) {
 				events = append(events, event{s.Hi.Next(), i})

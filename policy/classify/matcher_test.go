@@ -22,7 +22,7 @@ func TestSweep(t *testing.T) {
 	}
 	r := rand.New(rand.NewPCG(1, 1))
 	for range 20 {
-		w := newRowState(a, demands)
+		w := newRowState(a, demands, make([]demand, rules))
 		s := newSweep(w)
 		on := make([]bool, rules)
 		want := make([]uint64, 2)

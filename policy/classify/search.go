@@ -44,8 +44,8 @@ func (m *matcher) init(t *Matcher) {
 			d.l4 = newL4Lookup(cuts)
 		case SrcAddr, DstAddr:
 			d.addr = newAddrLookup(cuts)
-		case SrcPort, DstPort:
-			d.port = newNumberRuns(cuts, 0)
+		case SrcPort:
+			d.port = newNumberRuns(cuts)
 		case SrcEndpoint, DstEndpoint:
 			d.point = newPointLookup(td)
 		}
@@ -67,10 +67,6 @@ func (m *matcher) classify(v *view, names *nameClasses, classes *[numAxes]uint32
 		case SrcPort:
 			if v.ports {
 				c = d.port.get(v.sport)
-			}
-		case DstPort:
-			if v.ports {
-				c = d.port.get(v.dport)
 			}
 		case InIface:
 			c = d.class[v.inClass(names)]

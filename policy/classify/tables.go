@@ -89,13 +89,14 @@ type Axis uint8
 
 // The axes. Not every packet has a value on each of them: one without value is of the class Absent.
 const (
-	// L4 is family<<24 | protocol<<16 | ICMP type<<8 | ICMP code, with type and code 0 unless the packet is ICMP of its
-	// family.
+	// L4 is family<<24 | protocol<<16, and below that ICMP type<<8 | ICMP code for ICMP of the family, the destination port
+	// for protocols that have ports, and 0 for others. What rules ask about destination ports, most ask about a protocol
+	// too, and one lookup answers both.
 	L4      Axis = iota + 1
 	SrcAddr      // ir.Addr
 	DstAddr      // ir.Addr
 	SrcPort
-	DstPort
+	DstPort     // what rules demand; its dimension is L4
 	InIface     // the class that Tables.InterfaceClass gives
 	OutIface    // likewise
 	SrcEndpoint // source address, protocol and source port together

@@ -61,6 +61,9 @@ func classOf(t *classify.Tables, d *classify.Dimension, p *flow.Packet) uint32 {
 		if p.Family() == inet.IPv4 && p.Protocol == inet.ICMP || p.Family() == inet.IPv6 && p.Protocol == inet.ICMPv6 {
 			n |= uint32(p.ICMPType)<<8 | uint32(p.ICMPCode)
 		}
+		if hasPorts {
+			n |= uint32(p.DstPort)
+		}
 		return d.ClassOf(ir.Value{12: byte(n >> 24), 13: byte(n >> 16), 14: byte(n >> 8), 15: byte(n)})
 	case classify.SrcAddr:
 		return d.ClassOf(ir.Addr(p.Src))
@@ -78,8 +81,6 @@ func classOf(t *classify.Tables, d *classify.Dimension, p *flow.Packet) uint32 {
 	switch d.Axis {
 	case classify.SrcPort:
 		return d.ClassOf(ir.Number(p.SrcPort))
-	case classify.DstPort:
-		return d.ClassOf(ir.Number(p.DstPort))
 	case classify.DstEndpoint:
 		addr, port = p.Dst, p.DstPort
 	}

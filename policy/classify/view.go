@@ -14,11 +14,11 @@ import (
 type view struct {
 	src, dst     key
 	sport, dport uint16
-	typeCode     uint16
+	low          uint16 // of the number on L4
 	protocol     uint8
 	family       uint8 // 0 is IPv4, 1 is IPv6
 	state        uint8 // below States
-	icmp, ports  bool
+	ports        bool
 	untracked    bool   // an earlier hook took the packet out of connection tracking
 	in, out      string // "" if there is none
 	inKnown      bool
@@ -41,7 +41,7 @@ func (v *view) init(p *flow.Packet) {
 		v.family, icmp = 1, inet.ICMPv6
 	}
 	if p.Protocol == icmp {
-		v.icmp, v.typeCode = true, uint16(p.ICMPType)<<8|uint16(p.ICMPCode)
+		v.low = uint16(p.ICMPType)<<8 | uint16(p.ICMPCode)
 	}
 	if p.Path != flow.Output {
 		v.in = p.In
@@ -73,6 +73,9 @@ func (v *view) see(p *flow.Packet, h flow.Hook) {
 		out = "" // not routed yet, or not at all
 	}
 	v.dst, v.dport = addrKey(dst), dport
+	if v.ports {
+		v.low = dport
+	}
 	if v.out != out {
 		v.out, v.outKnown = out, false
 	}

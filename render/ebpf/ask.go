@@ -100,13 +100,22 @@ func (e *emitter) ask() {
 func (e *emitter) lookup(axis classify.Axis, next, fail string) {
 	protocol := func() {
 		narrow := e.label("ask.ipv4")
-		e.mov(r1, r6)
-		e.load(r2, r8, 4*listL4, asm.Word)
+		e.load(r7, r8, 4*listL4, asm.Word)
 		e.view(r5, vWide, asm.Word)
 		e.ifImm(asm.JEq, r5, 0, narrow)
-		e.load(r2, r8, 4*listL4+4, asm.Word)
+		e.load(r7, r8, 4*listL4+4, asm.Word)
 		e.mark(narrow)
 		e.view(r3, vL4, asm.Word)
+		e.imm(asm.RSh, r3, 16)
+		e.imm(asm.And, r3, 255)
+		e.reg(asm.Add, r7, r3)
+		e.cell(r7, 1, fail)
+		e.load(r2, r0, 0, asm.Word)
+		e.mov(r1, r6)
+		e.view(r3, vL4, asm.Word)
+		e.view(r5, vDstPort, asm.Word) // 0 without ports
+		e.reg(asm.Or, r3, r5)
+		e.imm(asm.And, r3, 0xffff)
 		e.call(fnTrie32)
 	}
 	address := func(roots, key int) {
@@ -169,8 +178,6 @@ func (e *emitter) lookup(axis classify.Axis, next, fail string) {
 		address(listDst, vDst)
 	case classify.SrcPort:
 		port(listSrcPort, vSrcPort)
-	case classify.DstPort:
-		port(listDstPort, vDstPort)
 	case classify.InIface:
 		iface(fInC, listIn)
 	case classify.OutIface:

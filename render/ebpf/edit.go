@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"math/bits"
 
-	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
 	"github.com/hostpolicy/hostpolicy/policy/ir/span"
 )
 
@@ -148,16 +147,10 @@ type trieKind struct {
 
 var (
 	numbersTrie = trieKind{all: span.Span{Lo: key{}, Hi: key{Lo: 1<<32 - 1}}}
-	l4v4Trie    = l4Trie(inet.IPv4)
-	l4v6Trie    = l4Trie(inet.IPv6)
+	lowTrie     = trieKind{all: span.Span{Lo: key{}, Hi: key{Lo: 1<<16 - 1}}} // what stands below a protocol
 	v4Trie      = trieKind{base: mapped << 32, all: span.Span{Lo: firstMapped, Hi: lastMapped}}
 	v6Trie      = trieKind{wide: true, all: span.Span{Lo: key{}, Hi: span.Last()}}
 )
-
-// l4Trie is the trie of protocols of one family.
-func l4Trie(f inet.Family) trieKind {
-	return trieKind{all: span.Span{Lo: key{Lo: uint64(f) << 24}, Hi: key{Lo: uint64(f+1)<<24 - 1}}}
-}
 
 // runs calls f for the runs of keys of a trie within s. Neighbours may have the same result.
 func (r *reader) runs(ref uint32, kind trieKind, s span.Span, f func(from key, to uint32)) {

@@ -18,7 +18,7 @@ const (
 	vDst     = 16  // destination address
 	vIn      = 32  // name of the interface it came by, 16 bytes
 	vOut     = 48  // name of the interface it leaves by
-	vL4      = 64  // number on the axis L4
+	vL4      = 64  // number on the axis L4, without the family and the port
 	vPorts   = 68  // 1 if there are ports
 	vSrcPort = 72  //
 	vDstPort = 76  //
@@ -81,8 +81,8 @@ func fRow(axis classify.Axis) int { return 40 + 8*int(axis-classify.L4) }
 
 // The names of the maps, as programs refer to them.
 const (
-	MapGeneration = "memory_5"   // array of one map: the memory of the generation in force, of this layout
-	MapCounters   = "counters_5" // by slot: packets and bytes, for each processor
+	MapGeneration = "memory_6"   // array of one map: the memory of the generation in force, of this layout
+	MapCounters   = "counters_6" // by slot: packets and bytes, for each processor
 	MapEvents     = "events"     // ring buffer
 	MapLimits     = "limits"     // for each processor: the budget of events, and how many were lost
 )

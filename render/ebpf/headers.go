@@ -93,7 +93,6 @@ func (e *emitter) parse(p Place) {
 		e.storeImm(r6, at, 0, asm.DWord)
 	}
 	e.load(r7, r0, 9, asm.Byte)
-	e.set(r1, int32(inet.IPv4)<<24)
 	e.ifImm(asm.JEq, r7, int32(inet.ICMP), "parse.icmp")
 	e.jump("parse.other")
 
@@ -154,12 +153,10 @@ func (e *emitter) parse(p Place) {
 		e.ifImm(asm.JEq, r7, h, "drop")
 	}
 	e.mark("parse.upper")
-	e.set(r1, int32(inet.IPv6)<<24)
 	e.ifImm(asm.JNE, r7, int32(inet.ICMPv6), "parse.other")
 
 	e.mark("parse.icmp")
 	e.imm(asm.LSh, r7, 16)
-	e.reg(asm.Or, r7, r1)
 	read(r8, 0, 2)
 	e.load(r1, r0, 0, asm.Half)
 	e.add(asm.HostTo(asm.BE, r1, asm.Half))
@@ -170,7 +167,6 @@ func (e *emitter) parse(p Place) {
 	e.mark("parse.other")
 	e.mov(r2, r7)
 	e.imm(asm.LSh, r2, 16)
-	e.reg(asm.Or, r2, r1)
 	e.setField(vL4, r2)
 	for _, p := range [...]inet.Protocol{inet.TCP, inet.UDP, inet.SCTP, inet.UDPLite} {
 		e.ifImm(asm.JEq, r7, int32(p), "parse.ports")

@@ -113,8 +113,6 @@ func listPlace(a classify.Axis) (at, n int) {
 		return listDst, 2
 	case classify.SrcPort:
 		return listSrcPort, 2
-	case classify.DstPort:
-		return listDstPort, 2
 	case classify.SrcEndpoint:
 		return listSrcEnd, 3
 	}

@@ -198,8 +198,13 @@ func (m *image) dimension(axis classify.Axis, v []uint32, sums, pages uint32) []
 	b := num(nil, uint32(axis))
 	switch axis {
 	case classify.L4:
-		return m.trie(m.trie(b, v[0], l4v4Trie, row), v[1], l4v6Trie, row)
-	case classify.SrcPort, classify.DstPort:
+		for _, at := range v {
+			for _, root := range m.at(at, 256) {
+				b = num(m.trie(b, root, lowTrie, row), 0)
+			}
+		}
+		return b
+	case classify.SrcPort:
 		return m.trie(num(b, row(v[1])), v[0], numbersTrie, row)
 	case classify.SrcAddr, classify.DstAddr:
 		return m.trie(m.trie(b, v[0], v4Trie, row), v[1], v6Trie, row)

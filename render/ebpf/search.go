@@ -74,12 +74,12 @@ func (e *emitter) all(dst asm.Register) {
 }
 
 // common are the axes that most rules ask about. A list that asks about no other ones need not be asked about each.
-var common = [...]classify.Axis{classify.L4, classify.SrcAddr, classify.DstAddr, classify.DstPort}
+var common = [...]classify.Axis{classify.L4, classify.SrcAddr, classify.DstAddr}
 
 // rareAxes are all others, as bits.
 func rareAxes() (rare int32) {
 	for axis := classify.L4; int(axis) < numAxes; axis++ {
-		if !slices.Contains(common[:], axis) {
+		if axis != classify.DstPort && !slices.Contains(common[:], axis) { // destination ports are with L4
 			rare |= 1 << axis
 		}
 	}
@@ -176,6 +176,22 @@ func (e *emitter) step() {
 	e.mov(r8, r7)
 	e.lowest(r8, r2)
 	e.ifImm(asm.JEq, r1, 0, "step.found")
+	e.list(r1, listAxes)
+	e.add(asm.JSet.Imm(r1, rareAxes(), "step.one"))
+	// Most lists ask about one of the addresses only.
+	both, onlySrc := e.label("pages.both"), e.label("pages.src")
+	e.imm(asm.And, r1, 1<<classify.SrcAddr|1<<classify.DstAddr)
+	e.ifImm(asm.JEq, r1, 1<<classify.SrcAddr, onlySrc)
+	e.ifImm(asm.JNE, r1, 1<<classify.DstAddr, both)
+	e.pages(fail, classify.L4, classify.DstAddr)
+	e.mark(onlySrc)
+	e.pages(fail, classify.L4, classify.SrcAddr)
+	e.mark(both)
+	e.pages(fail, common[:]...)
+
+	e.mark("step.one")
+	e.mov(r8, r7)
+	e.lowest(r8, r2)
 	e.mov(r1, r7)
 	e.imm(asm.Sub, r1, 1)
 	e.reg(asm.And, r7, r1)
@@ -193,6 +209,9 @@ func (e *emitter) step() {
 	}
 	e.set(r0, 0)
 	e.ret()
+	e.mark("pages.found")
+	e.setSum(r7)
+	e.load(r7, fp, -8*(len(common)+1), asm.DWord)
 	e.mark("step.bit")
 	e.lowest(r8, r2)
 	e.imm(asm.LSh, r7, 3)
@@ -240,31 +259,8 @@ func (e *emitter) step() {
 	e.jump("step.done")
 }
 
-// page joins page R7 of the rows of all dimensions, and leaves out the rules before the one at which the search stands. It
-// goes on at step.bit with the first word that has a bit set in R8, and its number in R9, or behind page.
+// page joins page R7 of the rows of all dimensions, and leaves out the rules before the one at which the search stands.
 func (e *emitter) page(fail string) {
-	const slow = "page.slow"
-	e.list(r1, listAxes)
-	e.add(asm.JSet.Imm(r1, rareAxes(), slow))
-	e.field(r1, fStart)
-	e.mov(r2, r7)
-	e.imm(asm.LSh, r2, pageShift)
-	e.ifReg(asm.JGT, r1, r2, slow)
-	e.list(r9, listSums)
-	e.imm(asm.LSh, r9, 1)
-	e.reg(asm.Add, r9, r7)
-	// Most lists ask about one of the addresses only.
-	both, onlySrc := e.label("page.both"), e.label("page.src")
-	e.list(r1, listAxes)
-	e.imm(asm.And, r1, 1<<classify.SrcAddr|1<<classify.DstAddr)
-	e.ifImm(asm.JEq, r1, 1<<classify.SrcAddr, onlySrc)
-	e.ifImm(asm.JNE, r1, 1<<classify.DstAddr, both)
-	e.firstOf(fail, classify.L4, classify.DstAddr, classify.DstPort)
-	e.mark(onlySrc)
-	e.firstOf(fail, classify.L4, classify.SrcAddr, classify.DstPort)
-	e.mark(both)
-	e.firstOf(fail, common[:]...)
-	e.mark(slow)
 	for i := range pageWords {
 		e.all(r8) // each by itself: the verifier remembers which numbers are the same
 		e.setField64(fPage+8*i, r8)
@@ -311,35 +307,64 @@ func (e *emitter) page(fail string) {
 	e.mark("page.done")
 }
 
-// firstOf goes on at step.bit with the first word that the pages of some dimensions have bits in common in, or returns. R9
-// is what page they are, from the cells of their rows on.
-func (e *emitter) firstOf(fail string, axes ...classify.Axis) {
-	for i, axis := range axes {
-		e.field(r8, fRow(axis))
-		e.reg(asm.Add, r8, r9)
-		e.cell(r8, 1, fail)
-		e.load(r1, r0, 0, asm.Word)
-		e.line(r1, fail)
-		e.store(fp, -8*(i+1), r0, asm.DWord)
-	}
-	pages := []asm.Register{r2, r3, r4, r5}[:len(axes)]
-	for i, p := range pages {
-		e.load(p, fp, -8*(i+1), asm.DWord)
-	}
-	for w := range pageWords {
-		e.load(r8, pages[0], 8*w, asm.DWord)
-		for _, p := range pages[1:] {
-			e.load(r1, p, 8*w, asm.DWord)
-			e.reg(asm.And, r8, r1)
+// pagesAtOnce is how many pages one step looks at.
+const pagesAtOnce = 2
+
+// pages looks at the pages of a word of the summary, which is in R7 and not 0, in the rows of some dimensions. It goes on at
+// step.bit with the page in R7, the first word in which they have bits in common in R8 and its number in R9; at step.one,
+// with the summary in R7, if the search stands within the page; or it returns.
+func (e *emitter) pages(fail string, axes ...classify.Axis) {
+	const number = -8 * (len(common) + 1)
+	none := e.label("pages.none")
+	for n := range pagesAtOnce {
+		if n > 0 {
+			e.ifImm(asm.JEq, r7, 0, none)
+			e.mov(r8, r7)
+			e.lowest(r8, r2)
 		}
-		word := e.label("page.word")
-		e.ifImm(asm.JNE, r8, 0, word)
-		e.aside(func() {
-			e.mark(word)
-			e.set(r9, int32(w))
-			e.jump("step.bit")
-		})
+		e.field(r9, fWord)
+		e.imm(asm.LSh, r9, 6)
+		e.reg(asm.Add, r9, r8)
+		e.field(r1, fStart)
+		e.mov(r2, r9)
+		e.imm(asm.LSh, r2, pageShift)
+		e.ifReg(asm.JGT, r1, r2, "step.one")
+		e.store(fp, number, r9, asm.DWord)
+		e.mov(r1, r7)
+		e.imm(asm.Sub, r1, 1)
+		e.reg(asm.And, r7, r1)
+		e.list(r8, listSums)
+		e.imm(asm.LSh, r8, 1)
+		e.reg(asm.Add, r9, r8)
+		for i, axis := range axes {
+			e.field(r8, fRow(axis))
+			e.reg(asm.Add, r8, r9)
+			e.cell(r8, 1, fail)
+			e.load(r1, r0, 0, asm.Word)
+			e.line(r1, fail)
+			e.store(fp, -8*(i+1), r0, asm.DWord)
+		}
+		pages := []asm.Register{r2, r3, r4}[:len(axes)]
+		for i, p := range pages {
+			e.load(p, fp, -8*(i+1), asm.DWord)
+		}
+		for w := range pageWords {
+			e.load(r8, pages[0], 8*w, asm.DWord)
+			for _, p := range pages[1:] {
+				e.load(r1, p, 8*w, asm.DWord)
+				e.reg(asm.And, r8, r1)
+			}
+			word := e.label("pages.word")
+			e.ifImm(asm.JNE, r8, 0, word)
+			e.aside(func() {
+				e.mark(word)
+				e.set(r9, int32(w))
+				e.jump("pages.found")
+			})
+		}
 	}
+	e.mark(none)
+	e.setSum(r7)
 	e.set(r0, 0)
 	e.ret()
 }

@@ -38,7 +38,7 @@ const (
 	headNumber  = 14 // of the memory, 64 bits
 	headNoState = 3  // classify.NoState
 
-	magic = 0x35627068 // "hpb5"
+	magic = 0x36627068 // "hpb6"
 
 	entryFlags   = 0 // flagEntry and so on
 	entryDefault = 1 // outcome
@@ -70,7 +70,7 @@ const (
 	listPages   = 5 // pages of a row
 	listZero    = 6 // 0, 64 bits
 
-	listL4      = 8 // tries of both families
+	listL4      = 8 // cells of tries by protocol, for both families
 	listIn      = 10
 	listOut     = 11 // cell of the rows by class
 	listOnes    = 15 // cell of a row in which all bits are set
@@ -79,8 +79,7 @@ const (
 	listSrc     = 16 // tries of both families
 	listDst     = 18
 	listSrcPort = 24 // trie, and the row for a packet without ports
-	listDstPort = 26
-	listSize    = 2 // lines
+	listSize    = 2  // lines
 
 	kindEmpty   = 0 // Undecided
 	kindDecided = 1 // by the first action
@@ -315,8 +314,6 @@ func (b *builder) search(rec []uint32, matcher int) error {
 			rec[listDst], rec[listDst+1] = d.a, d.b
 		case classify.SrcPort:
 			rec[listSrcPort], rec[listSrcPort+1] = d.a, d.b
-		case classify.DstPort:
-			rec[listDstPort], rec[listDstPort+1] = d.a, d.b
 		case classify.InIface:
 			rec[listIn] = d.a
 		case classify.OutIface:
@@ -422,10 +419,9 @@ func (b *builder) dimension(id dimID, d *classify.Dimension) (dimension, error) 
 	x := dimension{rows: b.rows(l), sum: summaryWords(l.RowPages), page: l.RowPages}
 	switch d.Axis {
 	case classify.L4:
-		cuts := cutsOf(d, x.rows)
-		x.a, x.b = b.numbers(cuts, l4v4Trie), b.numbers(cuts, l4v6Trie)
-	case classify.SrcPort, classify.DstPort:
-		x.a, x.b = b.numbers(cutsOf(d, x.rows), numbersTrie), x.rows[d.Absent]
+		x.a, x.b = b.protocols(cutsOf(d, x.rows))
+	case classify.SrcPort:
+		x.a, x.b = b.numbers(cutsOf(d, x.rows)), x.rows[d.Absent]
 	case classify.SrcAddr, classify.DstAddr:
 		x.a, x.b = b.addresses(cutsOf(d, x.rows))
 	case classify.InIface, classify.OutIface:

@@ -5,7 +5,9 @@ package ebpf
 import (
 	"math/bits"
 	"net/netip"
+	"slices"
 
+	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
 	"github.com/hostpolicy/hostpolicy/policy/classify"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
 	"github.com/hostpolicy/hostpolicy/policy/ir/span"
@@ -97,10 +99,51 @@ var (
 	lastMapped  = key{Lo: mapped<<32 | 0xffffffff}
 )
 
-// numbers makes a trie of keys of 32 bits that are no addresses.
-func (b *blob) numbers(cuts []cut, kind trieKind) uint32 {
-	inside, first := between(cuts, kind.all.Lo, kind.all.Hi)
+// numbers makes a trie of numbers.
+func (b *blob) numbers(cuts []cut) uint32 {
+	inside, first := between(cuts, key{}, numbersTrie.all.Hi)
 	return b.trie(inside, first, false)
+}
+
+// protocols makes what finds keys of the axis L4, for each family: the cell of the tries of what stands below a protocol,
+// by protocol. Where rules mean the same in both families, they are one.
+func (b *blob) protocols(cuts []cut) (v4, v6 uint32) {
+	of := func(f inet.Family) ([]cut, uint32) {
+		base := uint64(f) << 24
+		inside, first := between(cuts, key{Lo: base}, key{Lo: base | 1<<24 - 1})
+		own := slices.Clone(inside)
+		for i := range own {
+			own[i].from.Lo -= base
+		}
+		return own, first
+	}
+	tries := func(cuts []cut, first uint32) uint32 {
+		roots := make([]uint32, 256)
+		for p := range roots {
+			base := uint64(p) << 16
+			if len(cuts) > 0 && cuts[0].from.Lo == base {
+				first, cuts = cuts[0].to, cuts[1:]
+			}
+			n := 0
+			for n < len(cuts) && cuts[n].from.Lo>>16 == uint64(p) {
+				cuts[n].from.Lo -= base
+				n++
+			}
+			roots[p] = b.trie(cuts[:n], first, false)
+			if n > 0 {
+				first, cuts = cuts[n-1].to, cuts[n:]
+			}
+		}
+		return b.array(roots)
+	}
+	cuts4, first4 := of(inet.IPv4)
+	cuts6, first6 := of(inet.IPv6)
+	same := first4 == first6 && slices.Equal(cuts4, cuts6)
+	v4 = tries(cuts4, first4)
+	if same {
+		return v4, v4
+	}
+	return v4, tries(cuts6, first6)
 }
 
 // addresses makes the tries of both families.
