@@ -10,7 +10,8 @@
 //     which rule the search goes on.
 //  2. The list's [Matcher] has a few dimensions, such as the source address. In each one, a lookup turns the packet's
 //     value into a class: values that no rule tells apart have the same one. Each class has a row of bits, one for each
-//     rule: whether the rule accepts the class in that dimension.
+//     rule: whether the rule accepts the class in that dimension. Protocol and destination port are one dimension, since
+//     nearly every rule that asks about the port asks about the protocol.
 //  3. The packet matches the rules whose bits are set in the rows of all dimensions. The first such rule at or behind
 //     the point where the search stands is the one that the interpreter of package ir would stop at.
 //

@@ -89,10 +89,23 @@ func (e *emitter) consult() {
 		e.view(r3, i.name, asm.DWord)
 		e.ifImm(asm.JEq, r3, 0, known) // a packet without the interface is of class 0
 		e.view(r4, i.name+8, asm.DWord)
-		e.mov(r1, r6)
 		e.field64(r2, fHead)
+		found := e.label("consult.name")
+		for k := range someNames {
+			other := e.label("consult.other")
+			at := int(namesLine*lineSize) + 4*k*nameCells
+			e.load(r1, r2, at, asm.DWord)
+			e.ifReg(asm.JNE, r1, r3, other)
+			e.load(r1, r2, at+8, asm.DWord)
+			e.ifReg(asm.JNE, r1, r4, other)
+			e.load(r0, r2, at+4*nameClass, asm.Word)
+			e.jump(found)
+			e.mark(other)
+		}
 		e.load(r2, r2, 4*headNames, asm.Word)
+		e.mov(r1, r6)
 		e.call(fnTrie128)
+		e.mark(found)
 		e.ifImm(asm.JGE, r0, maxCells, "consult.fail")
 		e.setField(i.to, r0)
 		e.mark(known)

@@ -81,8 +81,8 @@ func fRow(axis classify.Axis) int { return 40 + 8*int(axis-classify.L4) }
 
 // The names of the maps, as programs refer to them.
 const (
-	MapGeneration = "memory_6"   // array of one map: the memory of the generation in force, of this layout
-	MapCounters   = "counters_6" // by slot: packets and bytes, for each processor
+	MapGeneration = "memory_7"   // array of one map: the memory of the generation in force, of this layout
+	MapCounters   = "counters_7" // by slot: packets and bytes, for each processor
 	MapEvents     = "events"     // ring buffer
 	MapLimits     = "limits"     // for each processor: the budget of events, and how many were lost
 )

@@ -65,7 +65,24 @@ func (e *emitter) parse(p Place) {
 		e.add(asm.HostTo(asm.BE, r1, asm.Word))
 		e.setField(at, r1)
 	}
+	// Nearly all packets have the ports behind 20 bytes: both are read at once. R5 is where they are, or 0.
+	atOnce := !p.Match() && !e.device
+	if atOnce {
+		e.mov(r1, r6)
+		e.imm(asm.Add, r1, vDyn)
+		e.set(r2, 0)
+		e.mov(r3, r6)
+		e.imm(asm.Add, r3, vBuf)
+		e.set(r4, 24)
+		e.kfunc(e.k.DynptrSlice)
+		e.mov(r5, r0)
+		e.ifImm(asm.JNE, r0, 0, "parse.read")
+	}
 	read(r0, 0, 20)
+	if atOnce {
+		e.set(r5, 0)
+		e.mark("parse.read")
+	}
 	e.load(r1, r0, 0, asm.Byte)
 	e.mov(r2, r1)
 	e.imm(asm.RSh, r2, 4)
@@ -153,6 +170,9 @@ func (e *emitter) parse(p Place) {
 		e.ifImm(asm.JEq, r7, h, "drop")
 	}
 	e.mark("parse.upper")
+	if atOnce {
+		e.set(r5, 0)
+	}
 	e.ifImm(asm.JNE, r7, int32(inet.ICMPv6), "parse.other")
 
 	e.mark("parse.icmp")
@@ -173,7 +193,17 @@ func (e *emitter) parse(p Place) {
 	}
 	e.jump("parse.done")
 	e.mark("parse.ports")
+	if atOnce {
+		e.ifImm(asm.JEq, r5, 0, "parse.behind")
+		e.mov(r0, r5)
+		e.imm(asm.Add, r0, 20)
+		e.ifImm(asm.JEq, r8, 20, "parse.here")
+		e.mark("parse.behind")
+	}
 	read(r8, 0, 4)
+	if atOnce {
+		e.mark("parse.here")
+	}
 	e.storeImm(r6, vPorts, 1, asm.Word)
 	for i, at := range [...]int{vSrcPort, vDstPort} {
 		e.load(r1, r0, 2*i, asm.Half)

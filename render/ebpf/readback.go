@@ -92,8 +92,11 @@ func (c *comparison) read(r *reader, lists int) []meaning {
 		}
 		return b
 	})
-	add("interfaces", func() []byte {
-		return m.trie(nil, head[headNames], v6Trie, func(class uint32) uint32 { return class })
+	add("interfaces", func() (b []byte) {
+		for _, x := range r.at(namesLine*lineCells, lineCells) {
+			b = num(b, x)
+		}
+		return m.trie(b, head[headNames], v6Trie, func(class uint32) uint32 { return class })
 	})
 	for _, h := range flow.Hooks {
 		add("entry "+h.String(), func() []byte { return m.entry(h, lists) })

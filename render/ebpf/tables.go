@@ -21,6 +21,13 @@ const (
 	bitsLine = 2 + numHooks
 	numHooks = uint32(flow.NormalOut)
 
+	// Behind it is a line with some names of interfaces of which each is a class by itself: the two words of the name and
+	// the class. Most packets of a host with few endpoints need no trie for theirs.
+	namesLine = bitsLine + 1
+	nameCells = 8
+	nameClass = 4
+	someNames = lineCells / nameCells
+
 	// Before the lines of lists stands the number of the generation, 64 bits: it changes with them.
 	listsNumber = 2
 
@@ -38,7 +45,7 @@ const (
 	headNumber  = 14 // of the memory, 64 bits
 	headNoState = 3  // classify.NoState
 
-	magic = 0x36627068 // "hpb6"
+	magic = 0x37627068 // "hpb7"
 
 	entryFlags   = 0 // flagEntry and so on
 	entryDefault = 1 // outcome
@@ -129,14 +136,22 @@ type dimension struct {
 // build fills the memory of a generation.
 func build(t *classify.Tables, p *ir.Program, o Options) (*builder, error) {
 	b := &builder{tables: t, dims: map[dimID]dimension{}, ones: map[[2]uint32]uint32{}}
-	b.lines(int(bitsLine + 1))
+	b.lines(int(namesLine + 1))
 	for i := range 64 {
 		at := int(deBruijn << i >> 58)
 		b.line(bitsLine, 1)[at/4] |= uint32(i) << (8 * (at % 4))
 	}
 	var cuts []cut
-	for _, c := range t.NameCuts() {
+	known := 0
+	for i, c := range t.NameCuts() {
 		cuts = append(cuts, cut{span.KeyOf(c.First), c.Class})
+		if i > 0 && known < someNames && cuts[i-1].from.Hi != 0 && cuts[i-1].from.Next() == cuts[i].from {
+			name := b.line(namesLine, 1)[known*nameCells:][:nameCells]
+			put64(name, cuts[i-1].from.Hi)
+			put64(name[2:], cuts[i-1].from.Lo)
+			name[nameClass] = cuts[i-1].to
+			known++
+		}
 	}
 	inside, first := between(cuts, key{}, span.Last())
 	names := b.trie(inside, first, true)
