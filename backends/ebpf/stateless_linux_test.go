@@ -108,6 +108,53 @@ func TestDeviceLeavesToTheHookWhatItDoesNotSee(t *testing.T) {
 	}
 }
 
+// TestHookReadsHeaders sends packets of all kinds to the program of a hook: ports stand behind headers of any length, and
+// what ends before them is dropped.
+func TestHookReadsHeaders(t *testing.T) {
+	p, m, err := ir.Parse("entry untracked-out a\nblock a\n  rule protocol=udp dport=7 -> deny by policy:t/p/egress[0]@untracked\n  rule protocol=icmp icmp-type=8 -> deny by policy:t/p/egress[1]@untracked\n")
+	require.NoError(t, err)
+	x := newBench(t, render.AtUntrackedOut, p, m)
+	udp := rate.Tuple{Src: netip.MustParseAddr("10.0.0.1"), SrcPort: 9, DstPort: 7, Protocol: 17}.Packet()
+	header := func(protocol byte, options int, rest ...byte) []byte {
+		b := make([]byte, 20+options)
+		b[0], b[8], b[9] = 0x45+byte(options/4), 64, protocol
+		for i := range options {
+			b[20+i] = 1
+		}
+		b = append(b, rest...)
+		b[3] = byte(len(b))
+		return b
+	}
+	for _, c := range []struct {
+		name   string
+		packet []byte
+		drop   bool
+	}{
+		{"UDP", udp, true},
+		{"only the ports", header(17, 0, 0, 9, 0, 7), true},
+		{"only other ports", header(17, 0, 0, 9, 0, 8), false},
+		{"options", header(17, 4, 0, 9, 0, 7, 0, 8, 0, 0), true},
+		{"options that look like ports", header(17, 4, 0, 7, 0, 9, 0, 8, 0, 0), false},
+		{"all options", header(17, 40, 0, 9, 0, 7), true},
+		{"half of the ports", header(17, 0, 0, 9), true},
+		{"no ports", header(17, 0), true},
+		{"half of the ports behind options", header(17, 8, 0, 9), true},
+		{"echo", header(1, 0, 8, 0), true},
+		{"echo reply", header(1, 0, 0, 0), false},
+		{"half of the type and code", header(1, 0, 0), true},
+		{"another protocol, nothing behind the header", header(47, 0), false},
+		{"a header that is shorter than itself", append([]byte{0x44}, udp[1:]...), true},
+		{"a header that is longer than the packet", append([]byte{0x4f}, udp[1:28]...), true},
+		{"a later fragment", append(append(append([]byte(nil), udp[:6]...), 0, 1), udp[8:]...), true},
+		{"no version of IP", append([]byte{0x55}, udp[1:]...), true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, v := x.run(t, c.packet, 1)
+			require.Equal(t, c.drop, v == 0, "%d", v)
+		})
+	}
+}
+
 // TestNoGenerationDenies runs programs that have nothing to ask. At the device that is not the last word.
 func TestNoGenerationDenies(t *testing.T) {
 	p, m, err := ir.Parse("entry untracked-in a\nentry untracked-out a\nblock a\n  rule protocol=udp -> allow by policy:t/p/ingress[0]@untracked\n")
