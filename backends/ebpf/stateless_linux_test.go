@@ -4,7 +4,10 @@ package ebpf
 
 import (
 	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -44,6 +47,59 @@ func TestProgramsAgreeWithTheInterpreter(t *testing.T) {
 		}
 		require.NotZero(t, verdicts[flow.Allow])
 		require.NotZero(t, verdicts[flow.Deny])
+	}
+}
+
+// TestSearchGoesOnInPages has the search go on behind rules that log or pass, in lists of several pages: rules of three
+// tiers that most packets leave by a rule which passes them, or by its end.
+func TestSearchGoesOnInPages(t *testing.T) {
+	for seed := range uint64(2) {
+		r := rand.New(rand.NewPCG(seed, 9))
+		text, tuples := rate.Mixed(1800, seed)
+		tiers := []string{"a", "b", "c"}
+		var w strings.Builder
+		for i, name := range tiers {
+			fmt.Fprintf(&w, "---\napiVersion: projectcalico.org/v3\nkind: Tier\nmetadata: {name: %s}\nspec: {order: %d}\n", name, i)
+		}
+		for i, doc := range strings.SplitAfter(text, "\n---") {
+			tier := tiers[i*len(tiers)/1800]
+			doc = strings.Replace(doc, "{name: p", "{name: "+tier+".p", 1)
+			doc = strings.Replace(doc, "{order: ", "{tier: "+tier+", order: ", 1)
+			switch r.IntN(4) {
+			case 0:
+				doc = strings.Replace(doc, "action: Deny", "action: Pass", 1)
+			case 1:
+				doc = strings.Replace(doc, "action: Allow", "action: Log", 1)
+			}
+			if i == 599 || i == 1199 { // the last of a tier
+				doc = strings.Replace(doc, "ingress: [", "ingress: [{action: Pass, source: {notNets: [100.0.0.0/8]}}, ", 1)
+			}
+			w.WriteString(doc)
+		}
+		p, m := rate.Compiled(t, "lo", w.String())
+		out := before(p)
+		x := newBench(t, render.AtUntrackedOut, out, m)
+		means, err := ir.NewInterpreter(out, m)
+		require.NoError(t, err)
+		var verdicts [4]int
+		var passed, logged int
+		for _, tuple := range tuples {
+			b := tuple.Packet()
+			e := means.Explain(&flow.Packet{
+				Path: flow.Output, Out: "lo", Src: tuple.Src, Dst: netip.AddrFrom4([4]byte(b[16:])), Protocol: inet.Protocol(tuple.Protocol), SrcPort: tuple.SrcPort, DstPort: tuple.DstPort,
+			})
+			verdicts[e.Verdict]++
+			logged += len(e.Logged)
+			if e.By.Tier != "a" {
+				passed++
+			}
+			_, got := x.run(t, b, 1)
+			require.Equal(t, e.Verdict != flow.Deny, got == 1, "seed %d: %+v: %s by %s", seed, tuple, e.Verdict, e.By)
+		}
+		require.Greater(t, verdicts[flow.Allow], 100)
+		require.Greater(t, verdicts[flow.Deny], 100)
+		require.Greater(t, passed, 1000)
+		require.Greater(t, logged, 100)
 	}
 }
 
