@@ -148,6 +148,7 @@ func (b *Backend) commitMembers(ctx context.Context, start time.Time, cs ir.Memb
 			}
 		}
 		if err != nil {
+			hashed.Wait()
 			takeBack()
 			return backends.Receipt{}, b.failed(err)
 		}
