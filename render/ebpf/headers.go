@@ -23,8 +23,8 @@ const maxHeaders = 8
 // parse reads addresses, protocol and ports. A packet that ends before them, or that is a fragment without them, is
 // dropped: reassembly stands before all our places but the device, which leaves all fragments to others.
 func (e *emitter) parse(p Place) {
-	// read leaves the address of n bytes at an offset, a register or a number, in R0.
-	read := func(at asm.Register, from, n int32) {
+	// readOr leaves the address of n bytes at an offset, a register or a number, in R0, or goes on elsewhere.
+	readOr := func(at asm.Register, from, n int32, fail string) {
 		e.mov(r1, r6)
 		e.imm(asm.Add, r1, vDyn)
 		if p.Match() {
@@ -52,14 +52,15 @@ func (e *emitter) parse(p Place) {
 		if p.Match() {
 			e.set(r5, 1) // BPF_HDR_START_NET
 			e.add(asm.FnSkbLoadBytesRelative.Call())
-			e.ifImm(asm.JNE, r0, 0, "drop")
+			e.ifImm(asm.JNE, r0, 0, fail)
 			e.mov(r0, r6)
 			e.imm(asm.Add, r0, vBuf)
 			return
 		}
 		e.kfunc(e.k.DynptrSlice)
-		e.ifImm(asm.JEq, r0, 0, "drop")
+		e.ifImm(asm.JEq, r0, 0, fail)
 	}
+	read := func(at asm.Register, from, n int32) { readOr(at, from, n, "drop") }
 	word := func(at int, off int) { // a number of 32 bits, network order, to a field
 		e.load(r1, r0, off, asm.Word)
 		e.add(asm.HostTo(asm.BE, r1, asm.Word))
@@ -68,15 +69,10 @@ func (e *emitter) parse(p Place) {
 	// Nearly all packets have the ports behind 20 bytes: both are read at once. R5 is where they are, or 0.
 	atOnce := !p.Match() && !e.device
 	if atOnce {
-		e.mov(r1, r6)
-		e.imm(asm.Add, r1, vDyn)
-		e.set(r2, 0)
-		e.mov(r3, r6)
-		e.imm(asm.Add, r3, vBuf)
-		e.set(r4, 24)
-		e.kfunc(e.k.DynptrSlice)
+		readOr(r0, 0, 24, "parse.short")
 		e.mov(r5, r0)
-		e.ifImm(asm.JNE, r0, 0, "parse.read")
+		e.jump("parse.read")
+		e.mark("parse.short")
 	}
 	read(r0, 0, 20)
 	if atOnce {

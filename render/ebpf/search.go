@@ -189,9 +189,7 @@ func (e *emitter) step() {
 	e.mark(both)
 	e.pages(fail, common[:]...)
 
-	e.mark("step.one")
-	e.mov(r8, r7)
-	e.lowest(r8, r2)
+	e.mark("step.one") // R8 is the first page of the summary here, too
 	e.mov(r1, r7)
 	e.imm(asm.Sub, r1, 1)
 	e.reg(asm.And, r7, r1)
@@ -312,7 +310,7 @@ const pagesAtOnce = 2
 
 // pages looks at the pages of a word of the summary, which is in R7 and not 0, in the rows of some dimensions. It goes on at
 // step.bit with the page in R7, the first word in which they have bits in common in R8 and its number in R9; at step.one,
-// with the summary in R7, if the search stands within the page; or it returns.
+// with the summary in R7 and its first page in R8, if the search stands within the page; or it returns.
 func (e *emitter) pages(fail string, axes ...classify.Axis) {
 	const number = -8 * (len(common) + 1)
 	none := e.label("pages.none")
