@@ -124,7 +124,6 @@ func (b *Backend) commitMembers(ctx context.Context, start time.Time, cs ir.Memb
 	} else {
 		hashed.Go(hash) // while the kernel works
 	}
-	defer hashed.Wait()
 	kernel := uint32(0)
 	if n > 0 {
 		t := newBatch(b.opts.Render.Table, 1<<10+64*n, b.sock.seq, 0)
@@ -147,14 +146,13 @@ func (b *Backend) commitMembers(ctx context.Context, start time.Time, cs ir.Memb
 				}
 			}
 		}
+		hashed.Wait()
 		if err != nil {
-			hashed.Wait()
 			takeBack()
 			return backends.Receipt{}, b.failed(err)
 		}
 	}
 	committed := time.Now()
-	hashed.Wait()
 	b.last.sum = sum
 	for _, c := range cs {
 		if s := b.last.sets[c.ID]; s != nil {
