@@ -93,8 +93,6 @@ func (t *tree) match(labels Labels) bool {
 // holds evaluates a leaf for the value of its label, which is there if ok.
 func (t *tree) holds(n *node, v string, ok bool) bool {
 	switch n.op {
-	case OpIn:
-		return ok && t.sets[n.set].has(v)
 	case OpAll, OpGlobal:
 		return true
 	case OpHas:
@@ -103,6 +101,8 @@ func (t *tree) holds(n *node, v string, ok bool) bool {
 		return ok && v == n.value
 	case OpNotEqual:
 		return !ok || v != n.value
+	case OpIn:
+		return ok && t.sets[n.set].has(v)
 	case OpNotIn:
 		return !ok || !t.sets[n.set].has(v)
 	case OpContains:

@@ -75,11 +75,10 @@ func (s *valueSet) has(v string) bool {
 		}
 		// At most half of the table is in use, so that this ends.
 		for h := weakHash(v) >> (s.shift & 31); ; h++ {
-			x := s.table[h&uint32(len(s.table)-1)]
-			if x == v {
+			switch s.table[h&uint32(len(s.table)-1)] {
+			case v:
 				return true
-			}
-			if x == "" {
+			case "":
 				return false
 			}
 		}
