@@ -8,7 +8,24 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
 )
+
+// Whatever has ports has its destination port on the axis L4, in order.
+func TestProtocolsWithPorts(t *testing.T) {
+	i := 0
+	for _, f := range []inet.Family{inet.IPv4, inet.IPv6} {
+		for p := range 256 {
+			if hasPorts(inet.Protocol(p)) {
+				require.Equal(t, f, protocolsWithPorts[i].family)
+				require.Equal(t, inet.Protocol(p), protocolsWithPorts[i].protocol)
+				i++
+			}
+		}
+	}
+	require.Len(t, protocolsWithPorts, i)
+}
 
 // A sweep that puts changes off gives the rows of one that does not, whether few or many atoms hold.
 func TestSweep(t *testing.T) {
