@@ -16,8 +16,7 @@ import (
 )
 
 const (
-	turn   = 50 * time.Millisecond
-	rounds = 40
+	turn = 50 * time.Millisecond
 	// sink drops what no socket waits for.
 	sink = "table inet sink {\n chain c {\n type filter hook input priority 1000;\n drop\n }\n}\n"
 )
@@ -51,7 +50,7 @@ func BenchmarkMixedRate(b *testing.B) {
 					blast := func(s *rate.Site) func() float64 {
 						return func() float64 { return s.Blast(b, turn, tuples, "Ip", "InReceives") }
 					}
-					r := rate.Compare(rounds, blast(without), blast(with), blast(tracking))
+					r := rate.Compare(blast(without), blast(with), blast(tracking))
 					b.ReportMetric(r[1], "pps")
 					b.ReportMetric(r[1]/r[0], "of-empty")
 					b.ReportMetric(r[2]/r[0], "conntrack-of-empty")
@@ -114,7 +113,7 @@ func deviceDenyRate(b *testing.B, n int, mode ebpf.XDP, card bool) {
 		deny = func() float64 { return in.Run(b, turn, none, denied) }
 	}
 	for b.Loop() {
-		r := rate.Compare(rounds, accept, deny)
+		r := rate.Compare(accept, deny)
 		b.ReportMetric(r[0], "empty-pps")
 		b.ReportMetric(r[1], "pps")
 		b.ReportMetric(r[1]/r[0], "of-empty")

@@ -20,7 +20,10 @@ import (
 // would seem slower than it is. Programs on a busy machine find work whenever they look.
 const readEvery = 200 * time.Microsecond
 
-// Batched makes programs send and read 64 datagrams in a call, as few do: the least work that can surround a packet.
+// batch is how many datagrams or frames a call takes at most.
+const batch = 64
+
+// Batched makes programs send and read many datagrams in a call, as few do: the least work that can surround a packet.
 func (s *Site) Batched() { s.batched = true }
 
 // Receive opens UDP sockets and reads what comes, until the benchmark ends.
@@ -65,7 +68,7 @@ type vector struct {
 }
 
 func newVector(buf []byte) *vector {
-	v := &vector{msgs: make([]mmsghdr, 64), iov: unix.Iovec{Base: &buf[0], Len: uint64(len(buf))}}
+	v := &vector{msgs: make([]mmsghdr, batch), iov: unix.Iovec{Base: &buf[0], Len: uint64(len(buf))}}
 	v.pin.Pin(&buf[0])
 	v.pin.Pin(&v.iov)
 	for i := range v.msgs {

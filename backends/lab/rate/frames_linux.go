@@ -91,7 +91,6 @@ func (s *Site) Blast(b testing.TB, d time.Duration, tuples []Tuple, proto, count
 
 // BlastCounted is Blast for packets that somebody else counts.
 func (s *Site) BlastCounted(b testing.TB, d time.Duration, tuples []Tuple, counter func() uint64) float64 {
-	const batch = 64
 	var wg sync.WaitGroup
 	var stop atomic.Bool
 	var cpu atomic.Int64
@@ -157,9 +156,12 @@ func threadTime() int64 {
 	return t.Nano()
 }
 
+// rounds is how often sites take their turns.
+const rounds = 40
+
 // Compare measures sites in turns and returns the medians of their rates. The best turns of each differ more from run to
 // run than what is compared.
-func Compare(rounds int, measure ...func() float64) []float64 {
+func Compare(measure ...func() float64) []float64 {
 	rates := make([][]float64, len(measure))
 	for range rounds {
 		for i, m := range measure {
