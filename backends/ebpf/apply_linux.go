@@ -83,7 +83,7 @@ func (b *Backend) commit(ctx context.Context, start time.Time, p *ir.Program, m 
 		return backends.Receipt{}, &Error{"apply", "memory", err}
 	}
 	copy(mem.bytes, a.Memory)
-	a.Stamp(mem.bytes, n+1, slots)
+	a.Stamp(mem.bytes, mem.id, n+1, slots)
 	live, err := a.Live(mem.bytes, m)
 	var made []linkID
 	if err == nil {

@@ -19,7 +19,7 @@ import (
 )
 
 // TestMembersInPlaceAgreeWithTheInterpreter changes members under a program, and runs it on packets of both families from
-// and to addresses in a small universe after each change.
+// and to addresses in a small universe after each change, and on some of those before it once more.
 func TestMembersInPlaceAgreeWithTheInterpreter(t *testing.T) {
 	p, m, err := ir.Parse(`entry untracked-out a
 block a
@@ -62,6 +62,7 @@ members s:c
 	}
 	verdicts := map[flow.Verdict]int{}
 	anew := 0
+	var seen []flow.Packet
 	for step := range 400 {
 		n := ir.Members{Sets: slices.Clone(m.Sets)}
 		i := r.IntN(len(n.Sets))
@@ -91,16 +92,20 @@ members s:c
 				binary.LittleEndian.PutUint32(x.memory.bytes[4*(int(c.At)+i):], v)
 			}
 		}
-		binary.LittleEndian.PutUint32(x.memory.bytes[4*render.ListsCell:], d.Lists)
+		binary.LittleEndian.PutUint64(x.memory.bytes[4*render.ListsCell:], d.Lists)
 		if step%3 == 0 {
 			live.SetAside()
 			live.Reclaim()
 		}
 		means, err := ir.NewInterpreter(p, m)
 		require.NoError(t, err)
-		for range 30 {
+		for i := range 60 {
 			f := flow.Packet{Path: flow.Output, Out: "lo", Src: address(), Protocol: inet.UDP, SrcPort: uint16(7 + r.IntN(2)), DstPort: uint16(7 + r.IntN(2))}
 			for f.Dst = address(); f.Dst.Is4() != f.Src.Is4(); f.Dst = address() {
+			}
+			// Half of them came before the change, too.
+			if seen = append(seen, f); i < 30 && len(seen) > 60 {
+				f = seen[len(seen)-60]
 			}
 			v, by := means.Verdict(&f)
 			verdicts[v]++

@@ -5,6 +5,7 @@ package ebpf
 import (
 	"errors"
 	"fmt"
+	"runtime"
 
 	"github.com/cilium/ebpf/btf"
 
@@ -117,6 +118,7 @@ func kernel() (render.Kernel, error) {
 		return k, &FeatureError{"struct dst_entry", "", err}
 	}
 	k.DstEntry = int64(id)
+	k.InOrder = runtime.GOARCH == "amd64"
 	return k, nil
 }
 

@@ -21,7 +21,7 @@ import (
 const fewMembers = 256
 
 // ApplyMembers implements backends.MembersApplier, in time that depends on the size of the change alone: it writes what
-// differs beside what there is, and then one cell, so that each packet meets all of the change or nothing of it. Changes
+// differs beside what there is, and then one number, so that each packet meets all of the change or nothing of it. Changes
 // for which there is no room are a new generation, as Apply makes it.
 func (b *Backend) ApplyMembers(ctx context.Context, cs ir.MembersChanges) (backends.Receipt, error) {
 	b.mu.Lock()
@@ -67,7 +67,7 @@ func (b *Backend) changeMembers(ctx context.Context, start time.Time, cs ir.Memb
 				binary.LittleEndian.PutUint32(to[4*i:], c)
 			}
 		}
-		atomic.StoreUint32((*uint32)(unsafe.Pointer(&mem[4*render.ListsCell])), d.Lists)
+		atomic.StoreUint64((*uint64)(unsafe.Pointer(&mem[4*render.ListsCell])), d.Lists)
 		b.gens++
 	}
 	return backends.Receipt{

@@ -31,6 +31,7 @@ func mapSpecs(o Options) map[string]*ebpf.MapSpec {
 	return map[string]*ebpf.MapSpec{
 		render.MapGeneration: {Name: "hp_generation", Type: ebpf.ArrayOfMaps, KeySize: 4, ValueSize: 4, MaxEntries: 1, InnerMap: memorySpec(1)},
 		render.MapCounters:   {Name: "hp_counters", Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: 16, MaxEntries: uint32(o.Counters)},
+		render.MapRecent:     {Name: "hp_recent", Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: render.RecentSize, MaxEntries: render.RecentLines},
 		render.MapEvents:     {Name: "hp_events", Type: ebpf.RingBuf, MaxEntries: uint32(o.Buffer)},
 		render.MapLimits:     {Name: "hp_limits", Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: render.LimitsSize, MaxEntries: 1},
 	}

@@ -37,8 +37,9 @@ func (e *emitter) ask() {
 	e.load(r1, r8, 4*listKind, asm.Word)
 	e.ifImm(asm.JEq, r1, kindSearch, "ask.search")
 	e.ifImm(asm.JEq, r1, kindEmpty, "ask.empty")
-	e.mov(r1, r6)
 	e.set(r2, 0)
+	e.mark("ask.act")
+	e.mov(r1, r6)
 	e.call(fnAct)
 	e.ifImm(asm.JGE, r0, actGoesOn, fail)
 	e.ret()
@@ -47,14 +48,19 @@ func (e *emitter) ask() {
 	e.ret()
 
 	e.mark("ask.search")
+	if e.k.InOrder {
+		e.recall("ask.act", "ask.empty")
+	}
 	e.imm(asm.Add, r7, 1)
 	e.line(r7, fail)
 	e.mov(r9, r0)
 	// So that the verifier need not tell which rows are there when it follows the search: it would try all combinations. It
 	// remembers which numbers are the same, too, so that each is loaded by itself.
 	for axis := classify.L4; int(axis) < numAxes; axis++ {
-		e.load(r1, r8, 4*listOnes, asm.Word)
-		e.setField(fRow(axis), r1)
+		if axis != classify.DstPort {
+			e.load(r1, r8, 4*listOnes, asm.Word)
+			e.setField(fRow(axis), r1)
+		}
 	}
 	e.axes(func(axis classify.Axis, next string) {
 		e.lookup(axis, next, fail)
@@ -72,7 +78,7 @@ func (e *emitter) ask() {
 	e.setField(fStart, r1)
 	e.setField(fWord, r1)
 	e.noOrigin()
-	e.set(r1, int32(ir.Deny))
+	e.set(r1, outcomeNone)
 	e.setField(fOutcome, r1) // if the steps do not suffice
 	e.mov(r1, r6)
 	e.set(r2, 0)
@@ -88,7 +94,12 @@ func (e *emitter) ask() {
 	e.set(r4, 0)
 	e.add(asm.FnLoop.Call())
 	e.mark("ask.done")
-	e.field(r0, fOutcome)
+	e.field(r7, fOutcome)
+	e.ifImm(asm.JEq, r7, outcomeNone, fail)
+	if e.k.InOrder {
+		e.remember()
+	}
+	e.mov(r0, r7)
 	e.ret()
 	e.mark(fail)
 	e.noOrigin()

@@ -28,20 +28,21 @@ const (
 	vQuiet   = 92  // one of the numbers below
 	vSettled = 96  // hooks that an Allow settles; consult adds to it
 	vOrigin  = 100 // what decided; consult sets it
-	vGen     = 104 // generation that judges the packet, 64 bits
+	vGen     = 104 // number of the memory that judges the packet, 64 bits
 	vLists   = 112 // cell of its lists
-	vOffset  = 116 // where the IP header begins
-	vSize    = 120
+	vChange  = 116 // low half of the generation's number
+	vOffset  = 120 // where the IP header begins
+	vSize    = 128
 
 	// What only the main function has is behind it.
-	vDyn   = 120 // dynptr of the packet, 16 bytes
-	vCt    = 136 // connection, 64 bits
-	vTries = 144 // how often another generation came between; alone in its eight bytes, for the verifier must follow it
-	vHooks = 152 // hooks that have an entry
-	vInfo  = 156 // what the kernel says of the packet's state
-	vBuf   = 160 // for reading, 48 bytes
-	vKeep  = 184 // in its second half: a destination that is put aside, address and port, 24 bytes
-	vTotal = 208
+	vDyn   = 128 // dynptr of the packet, 16 bytes
+	vCt    = 144 // connection, 64 bits
+	vTries = 152 // how often another generation came between; alone in its eight bytes, for the verifier must follow it
+	vHooks = 160 // hooks that have an entry
+	vInfo  = 164 // what the kernel says of the packet's state
+	vBuf   = 168 // for reading, 48 bytes
+	vKeep  = 192 // in its second half: a destination that is put aside, address and port, 24 bytes
+	vTotal = 216
 )
 
 // What is counted and reported.
@@ -62,6 +63,7 @@ const (
 	fCtx     = 16  // of the program
 	fList    = 24  // the list that speaks for the packet
 	fHead    = 32  // the header
+	fLine    = 72  // of the list; where destination ports would have their row, which is that of protocols
 	fSumLow  = 44  // what is left of a word of the summary, its lower half
 	fSumHigh = 52  // and its upper half
 	fStart   = 60  // the rule at which the search stands
@@ -71,6 +73,7 @@ const (
 	fInC     = 92  // class of the interface it came by
 	fOutC    = 100 // class of the interface it leaves by
 	fHook    = 108 //
+	fSlot    = 112 // line of the packet in MapRecent; none if there is no such
 	fHide    = 116 // for numbers of which the verifier need know nothing
 	fPage    = 120 // what the rows of all dimensions have in common in one page, 64 bytes
 	fSize    = 184
@@ -81,8 +84,9 @@ func fRow(axis classify.Axis) int { return 40 + 8*int(axis-classify.L4) }
 
 // The names of the maps, as programs refer to them.
 const (
-	MapGeneration = "memory_7"   // array of one map: the memory of the generation in force, of this layout
-	MapCounters   = "counters_7" // by slot: packets and bytes, for each processor
+	MapGeneration = "memory_8"   // array of one map: the memory of the generation in force, of this layout
+	MapCounters   = "counters_8" // by slot: packets and bytes, for each processor
+	MapRecent     = "recent_8"   // for each processor: rules of packets like those that come
 	MapEvents     = "events"     // ring buffer
 	MapLimits     = "limits"     // for each processor: the budget of events, and how many were lost
 )

@@ -42,11 +42,6 @@ func (e *emitter) event() {
 	e.reg(asm.Add, r7, r1)
 	e.cell(r7, 4, "event.end")
 	e.load(r7, r0, 0, asm.DWord)
-	e.view(r8, vLists, asm.Word)
-	e.imm(asm.Sub, r8, listsNumber)
-	e.cell(r8, 2, "event.end")
-	e.load(r1, r0, 0, asm.DWord)
-	e.store(fp, -40, r1, asm.DWord)
 	e.field64(r1, fCtx)
 	from := e.k.DynptrFromXdp
 	if !e.device {
@@ -75,8 +70,10 @@ func (e *emitter) event() {
 	e.field64(r3, fView)
 	e.load(r1, r3, vState, asm.Word)
 	e.store(r8, EventState, r1, asm.Byte)
-	e.load(r1, fp, -40, asm.DWord)
-	e.store(r8, EventGeneration, r1, asm.DWord)
+	e.load(r1, r3, vChange, asm.Word)
+	e.store(r8, EventGeneration, r1, asm.Word)
+	e.load(r1, r3, vGen+4, asm.Word)
+	e.store(r8, EventGeneration+4, r1, asm.Word)
 	for i, from := range [...]int{vIn, vIn + 8, vOut, vOut + 8} {
 		e.load(r1, r3, from, asm.DWord)
 		e.add(asm.HostTo(asm.BE, r1, asm.DWord))

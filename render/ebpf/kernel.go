@@ -25,6 +25,10 @@ type Kernel struct {
 	DynptrSlice                  int64
 	CastToKernCtx, RdonlyCast    int64
 	DstEntry                     int64 // type
+
+	// InOrder says that the processor does loads in the order of the program, and stores: no other ones make use of what
+	// they know of packets before.
+	InOrder bool
 }
 
 // SnapLen is how many bytes of a packet an event carries.
@@ -45,7 +49,7 @@ const (
 	EventSize       = EventPacket + SnapLen
 )
 
-// Limits, the value of MapLimits, is four numbers of 64 bits.
+// Limits, the value of MapLimits, is three numbers of 64 bits.
 const (
 	limitUsed  = 0  // until when the budget is used up
 	limitLost  = 8  // events for which the ring buffer had no room

@@ -33,11 +33,11 @@ type Live struct {
 	sum      render.ElementSum
 }
 
-// Delta is what becomes of the memory with one change. Everything in Lines must be there before Lists is put into its cell
-// at once, for packets may follow it from then on.
+// Delta is what becomes of the memory with one change. Everything in Cells must be there before Lists is put into its
+// cells at once, for packets may follow it from then on.
 type Delta struct {
 	Cells   []Range // what is new, in cells of four bytes
-	Lists   uint32  // what the cell ListsCell gets
+	Lists   uint64  // what the two cells from ListsCell on get
 	Changed int     // members
 }
 
@@ -47,7 +47,7 @@ type Range struct {
 	Data []uint32 // belongs to the Live, and is valid until its next change
 }
 
-// ListsCell is the cell whose content a Delta publishes.
+// ListsCell is the first of the two cells whose content, 64 bits, a Delta publishes.
 const ListsCell = headLists
 
 // ErrNotInPlace is what Live.Change wraps if a change cannot be made in place: a new generation can.
@@ -173,7 +173,7 @@ func (l *Live) Change(cs ir.MembersChanges, n uint64) (*Delta, error) {
 	}
 	l.room.written = l.room.written[:0]
 	l.r.cells = l.cells
-	d := &Delta{Lists: l.table}
+	d := &Delta{}
 	dirty := map[int]bool{}
 	var failed error
 	for _, c := range cs {
@@ -203,10 +203,13 @@ func (l *Live) Change(cs ir.MembersChanges, n uint64) (*Delta, error) {
 		}
 	}
 	if failed == nil && len(dirty) > 0 {
-		l.publish(dirty, n)
+		l.publish(dirty)
 	}
 	switch {
 	case failed != nil:
+	case n>>32 != get64(l.cells[headNumber:])>>32:
+		// Programs tell versions of a memory by the lower half of their numbers.
+		failed = errors.New("no number left")
 	case l.room.full:
 		failed = errors.New("no room")
 	case l.r.bad:
@@ -215,15 +218,15 @@ func (l *Live) Change(cs ir.MembersChanges, n uint64) (*Delta, error) {
 	if failed != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNotInPlace, failed)
 	}
-	d.Lists = l.table
 	if len(dirty) > 0 {
+		l.cells[headLists], l.cells[headChange] = l.table, uint32(n)
 		l.cells[headFree] = l.room.next
 		d.Cells = append(d.Cells, Range{headFree, l.cells[headFree:][:1]})
 	}
 	for _, p := range l.room.written {
 		d.Cells = append(d.Cells, Range{p.at * lineCells, l.line(p.at, int(p.n))})
 	}
-	l.cells[headLists] = l.table
+	d.Lists = get64(l.cells[headLists:])
 	return d, nil
 }
 
@@ -246,7 +249,7 @@ func (l *Live) check(cs ir.MembersChanges) error {
 }
 
 // publish writes the lists whose matchers changed, and where they are.
-func (l *Live) publish(dirty map[int]bool, n uint64) {
+func (l *Live) publish(dirty map[int]bool) {
 	for m, lists := range l.matchers {
 		if !dirty[m] {
 			continue
@@ -264,12 +267,10 @@ func (l *Live) publish(dirty map[int]bool, n uint64) {
 			l.lists[i] = at
 		}
 	}
-	var number [listsNumber]uint32
-	put64(number[:], n)
-	if at := l.table - listsNumber; at%lineCells == 0 {
-		l.room.retire(at/lineCells, linesFor(listsNumber+len(l.lists)))
+	if l.table%lineCells == 0 {
+		l.room.retire(l.table/lineCells, linesFor(len(l.lists)))
 	}
-	l.table = l.array(append(number[:], l.lists...)) + listsNumber
+	l.table = l.array(l.lists)
 }
 
 // member changes a dimension where e, a member that came or went, is asked for.

@@ -25,7 +25,7 @@ func stamped(a *ebpf.Artifact) []byte {
 	for i := range slots {
 		slots[i] = uint32(i)
 	}
-	a.Stamp(mem, 1, slots)
+	a.Stamp(mem, 9, 1, slots)
 	return mem
 }
 
@@ -36,7 +36,7 @@ func follow(mem []byte, d *ebpf.Delta) {
 			binary.LittleEndian.PutUint32(mem[4*(int(r.At)+i):], c)
 		}
 	}
-	binary.LittleEndian.PutUint32(mem[4*ebpf.ListsCell:], d.Lists)
+	binary.LittleEndian.PutUint64(mem[4*ebpf.ListsCell:], d.Lists)
 }
 
 // elementsNear returns members in a universe that is so small that they overlap.
@@ -95,7 +95,7 @@ func TestMembersChangeInPlace(t *testing.T) {
 				n.Sets[i].Elements = es
 			}
 			n = n.Canonical()
-			lists := slices.Clone(mem[4*ebpf.ListsCell:][:4])
+			lists := slices.Clone(mem[4*ebpf.ListsCell:][:8])
 			d, err := live.Change(ir.DiffMembers(m, n), uint64(2+step))
 			m = n
 			require.Empty(t, ir.DiffMembers(m, live.Members()))
@@ -126,7 +126,7 @@ func TestMembersChangeInPlace(t *testing.T) {
 				same(last, old)
 			}
 			last = scratch
-			if !bytes.Equal(lists, mem[4*ebpf.ListsCell:][:4]) {
+			if !bytes.Equal(lists, mem[4*ebpf.ListsCell:][:8]) {
 				number, _, err := ebpf.ReadOrigins(mem)
 				require.NoError(t, err)
 				require.EqualValues(t, 2+step, number)

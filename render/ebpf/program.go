@@ -133,8 +133,8 @@ func (e *emitter) generation(p Place) {
 	e.ifImm(asm.JNE, r1, magic, "drop")
 	e.load(r1, r0, 4*headNumber, asm.DWord)
 	e.setField64(vGen, r1)
-	e.load(r1, r0, 4*headLists, asm.Word)
-	e.setField(vLists, r1)
+	e.load(r1, r0, 4*headLists, asm.DWord) // and headChange
+	e.setField64(vLists, r1)
 	e.load(r1, r0, 4*headHooks, asm.Word)
 	e.setField(vHooks, r1)
 	e.add(asm.JSet.Imm(r1, int32(flow.HooksOf(p.Hooks()...)), asked))

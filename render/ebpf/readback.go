@@ -83,8 +83,9 @@ func (c *comparison) read(r *reader, lists int) []meaning {
 		return b
 	})
 	add("origins", func() (b []byte) {
-		for i := range head[headCount] {
-			x := r.at(head[headOrigins]+originCells*i, originCells)
+		at := r.at(headOrigins, 2)
+		for i := range at[1] {
+			x := r.at(at[0]+originCells*i, originCells)
 			b = num(num(b, x[0]), x[1])
 			if r.bad {
 				break

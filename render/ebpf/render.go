@@ -11,6 +11,9 @@
 // lists that programs begin with, and where those are is one cell. So a change costs what it concerns, and a packet, which
 // reads that cell once, is judged by all of it or by nothing of it.
 //
+// Where the processor allows it, programs remember which rule was the first for packets like those that come. That is beside
+// the memory: nothing in it depends on packets, and what is remembered says of which version of which memory it is.
+//
 // Programs that cannot read what they need deny. So does a search that does not end, and so do packets that end before
 // their ports do.
 package ebpf
@@ -167,12 +170,13 @@ func (a *Artifact) denies(d *classify.Dispatch, name string) bool {
 	return false
 }
 
-// Stamp makes memory, a copy of that of a, generation number n, which counts origin i at slots[i]. NoSlot does not count.
-// No two generations that follow each other may have the same number.
-func (a *Artifact) Stamp(memory []byte, n uint64, slots []uint32) {
+// Stamp makes memory, a copy of that of a in the map with the given id, generation number n, which counts origin i at
+// slots[i]. NoSlot does not count. No two generations that follow each other may have the same number. Programs may take
+// two memories with the same id and the same lower half of the number for the same.
+func (a *Artifact) Stamp(memory []byte, id uint32, n uint64, slots []uint32) {
 	binary.LittleEndian.PutUint64(memory[4*headNumber:], n)
-	lists := binary.LittleEndian.Uint32(memory[4*headLists:])
-	binary.LittleEndian.PutUint64(memory[4*(lists-listsNumber):], n)
+	binary.LittleEndian.PutUint32(memory[4*headChange:], uint32(n))
+	binary.LittleEndian.PutUint32(memory[4*headMap:], id)
 	for i, s := range slots {
 		binary.LittleEndian.PutUint32(memory[4*(int(a.origins)+originCells*i+originSlot):], s)
 	}
@@ -195,11 +199,11 @@ type Counted struct {
 // is none.
 func ReadOrigins(memory []byte) (uint64, []Counted, error) {
 	cell := func(i int) int { return int(binary.LittleEndian.Uint32(memory[4*i:])) }
-	if len(memory) < (headFree+1)*4 || cell(headMagic) != magic || cell(headLines)*lineSize != len(memory) {
+	if len(memory) < (headCount+1)*4 || cell(headMagic) != magic || cell(headLines)*lineSize != len(memory) {
 		return 0, nil, errors.New("ebpf: not the memory of a generation")
 	}
 	at, n, lists := cell(headOrigins), cell(headCount), cell(headLists)
-	if at < 0 || n < 0 || n > len(memory) || 4*(at+originCells*n) > len(memory) || lists < listsNumber || 4*lists > len(memory) {
+	if at < 0 || n < 0 || n > len(memory) || 4*(at+originCells*n) > len(memory) || lists < 0 || 4*lists > len(memory) {
 		return 0, nil, errDamaged
 	}
 	out := make([]Counted, n)
@@ -207,7 +211,7 @@ func ReadOrigins(memory []byte) (uint64, []Counted, error) {
 		c := at + originCells*i
 		out[i] = Counted{flow.RuleKey(binary.LittleEndian.Uint64(memory[4*c:])), uint32(cell(c + originSlot))}
 	}
-	return binary.LittleEndian.Uint64(memory[4*(lists-listsNumber):]), out, nil
+	return binary.LittleEndian.Uint64(memory[4*headNumber:])>>32<<32 | uint64(binary.LittleEndian.Uint32(memory[4*headChange:])), out, nil
 }
 
 var errDamaged = errors.New("ebpf: the memory of the generation is damaged")

@@ -54,7 +54,7 @@ func TestOrigins(t *testing.T) {
 		slots[i] = uint32(100 + i)
 	}
 	mem := bytes.Clone(a.Memory)
-	a.Stamp(mem, 7, slots)
+	a.Stamp(mem, 9, 7, slots)
 	n, os, err := ebpf.ReadOrigins(mem)
 	require.NoError(t, err)
 	require.Equal(t, uint64(7), n)

@@ -37,9 +37,10 @@ const (
 const failed = 1 << 31
 
 const (
-	actGoesOn = 4
-	maxSteps  = 1 << 20 // of a search; the tables of a list end it far earlier
-	numAxes   = int(classify.DstEndpoint) + 1
+	actGoesOn   = 4
+	outcomeNone = 6       // of a search that has not ended
+	maxSteps    = 1 << 20 // of a search; the tables of a list end it far earlier
+	numAxes     = int(classify.DstEndpoint) + 1
 )
 
 // functions writes what all programs have in common.
@@ -223,6 +224,7 @@ func (e *emitter) step() {
 	e.call(fnAct)
 	e.ifImm(asm.JNE, r0, actGoesOn, "step.done")
 	// On with the search behind the rule.
+	e.forget()
 	e.field(r7, fStart)
 	e.list(r1, listRules)
 	e.ifReg(asm.JGE, r7, r1, "step.end")
@@ -252,6 +254,7 @@ func (e *emitter) step() {
 	e.set(r0, 1)
 	e.ret()
 	e.mark(fail)
+	e.forget()
 	e.noOrigin()
 	e.set(r0, int32(ir.Deny))
 	e.jump("step.done")

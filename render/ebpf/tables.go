@@ -15,7 +15,9 @@ import (
 // The first lines of the memory. Line 0 is the header, and behind it is one line for each hook, by number. Line 1, for
 // which there is no hook, says what programs need not know.
 const (
-	headFree = lineCells // line from which on nothing was ever in use
+	headFree    = lineCells     // line from which on nothing was ever in use
+	headOrigins = lineCells + 1 // cell
+	headCount   = lineCells + 2 // of origins
 
 	// Behind the lines of hooks stands the number of the lowest bit of a word, by what lowest makes of it.
 	bitsLine = 2 + numHooks
@@ -28,24 +30,21 @@ const (
 	nameClass = 4
 	someNames = lineCells / nameCells
 
-	// Before the lines of lists stands the number of the generation, 64 bits: it changes with them.
-	listsNumber = 2
-
-	headMagic   = 0 // cell of the header: magic
-	headHooks   = 1 // hooks that have an entry, bit 1<<hook
-	headEvents  = 2 // Events
-	headCost    = 4 // nanoseconds of a processor's time that an event uses up, 64 bits; 0 is no limit
-	headBurst   = 6 // how many of them may be used at once, 64 bits
-	headNames   = 8 // trie of the names of interfaces, which finds classes instead of cells
-	headLists   = 9 // cell of the lines of lists, by number; the one cell that changes while packets are judged
-	headOrigins = 10
-	headCount   = 11 // of origins
+	headMagic   = 0  // cell of the header: magic
+	headHooks   = 1  // hooks that have an entry, bit 1<<hook
+	headEvents  = 2  // Events
+	headNoState = 3  // classify.NoState
+	headCost    = 4  // nanoseconds of a processor's time that an event uses up, 64 bits; 0 is no limit
+	headBurst   = 6  // how many of them may be used at once, 64 bits
+	headLists   = 8  // cell of the lines of lists, by number; with the next, all that changes while packets are judged
+	headChange  = 9  // low half of the generation's number, which changes at once with the lists
+	headNames   = 10 // trie of the names of interfaces, which finds classes instead of cells
+	headMap     = 11 // id of the map that the memory is in
 	headLines   = 12 // length of the whole
 	headZero    = 13 // 0, which the verifier does not know
-	headNumber  = 14 // of the memory, 64 bits
-	headNoState = 3  // classify.NoState
+	headNumber  = 14 // of the memory, 64 bits: that of the generation before its members changed
 
-	magic = 0x37627068 // "hpb7"
+	magic = 0x38627068 // "hpb8"
 
 	entryFlags   = 0 // flagEntry and so on
 	entryDefault = 1 // outcome
@@ -197,8 +196,7 @@ func build(t *classify.Tables, p *ir.Program, o Options) (*builder, error) {
 		l[entryDefault], l[entrySettles] = uint32(e.Default), uint32(e.Settles)
 		l[entryField], l[entryLists] = uint32(e.Block.Field), block
 	}
-	b.align(2)
-	lists := b.array(append(make([]uint32, listsNumber), b.lists...)) + listsNumber
+	lists := b.array(b.lists)
 	b.align(lineCells)
 	used := len(b.cells) / lineCells
 	if t.AsksForMembers() {
@@ -209,7 +207,7 @@ func build(t *classify.Tables, p *ir.Program, o Options) (*builder, error) {
 	put64(h[headCost:], o.eventCost())
 	put64(h[headBurst:], o.eventCost()*uint64(o.EventBurst))
 	h[headNames], h[headLists] = names, lists
-	h[headOrigins], h[headCount] = b.origins, uint32(len(p.Origins))
+	b.cells[headOrigins], b.cells[headCount] = b.origins, uint32(len(p.Origins))
 	h[headNoState] = uint32(classify.NoState)
 	h[headLines] = uint32(len(b.cells) / lineCells)
 	b.cells[headFree] = uint32(used)
