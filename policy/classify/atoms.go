@@ -97,11 +97,13 @@ type atoms struct {
 }
 
 func newAtoms(p *ir.Program, m ir.Members, names nameClasses) *atoms {
+	rules := len(p.Origins) // about
 	a := &atoms{
 		prog: p, names: names, sets: map[ir.SetID]int{}, setSpans: make([][]span.Span, len(p.Sets)),
-		known: map[string]uint32{}, single: map[string]uint32{},
-		demands: [][]uint32{nil}, demandIDs: map[string]demand{"": 0},
+		known: make(map[string]uint32, rules), single: map[string]uint32{},
+		demands: [][]uint32{nil}, demandIDs: make(map[string]demand, rules),
 	}
+	a.demandIDs[""] = 0
 	for i, s := range p.Sets {
 		a.sets[s.ID] = i
 		a.members = append(a.members, m.Set(s.ID))

@@ -22,7 +22,9 @@ type conjs struct {
 }
 
 func newConjs(a *atoms) *conjs {
-	return &conjs{atoms: a, list: []conj{{}}, known: map[conj]conjID{{}: 0}}
+	cs := &conjs{atoms: a, list: []conj{{}}, known: make(map[conj]conjID, len(a.prog.Origins))}
+	cs.known[conj{}] = 0
+	return cs
 }
 
 func (cs *conjs) id(c conj) conjID {

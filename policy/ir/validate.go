@@ -94,7 +94,7 @@ func sorted[T any](v *validator, what string, s []T, compare func(a, b T) int) {
 
 func (v *validator) origins() {
 	v.where = "origins"
-	seen := map[flow.Origin]bool{}
+	seen := make(map[flow.Origin]bool, len(v.p.Origins))
 	for i, o := range v.p.Origins {
 		if seen[o.ID()] {
 			v.fault("%s occurs twice", o)

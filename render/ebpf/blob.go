@@ -43,7 +43,10 @@ func (b *blob) lines(n int) uint32 {
 }
 
 func (b *blob) grow(n int) {
-	b.cells = slices.Grow(b.cells, n)[:len(b.cells)+n] // fresh memory is zero, and nothing is ever taken back
+	if len(b.cells)+n > cap(b.cells) {
+		b.cells = slices.Grow(b.cells, max(n, cap(b.cells))) // twice as much, so that little is copied
+	}
+	b.cells = b.cells[:len(b.cells)+n] // fresh memory is zero, and nothing is ever taken back
 }
 
 // align makes the next cell one whose number n divides.
@@ -60,9 +63,10 @@ func (b *blob) array(xs []uint32) uint32 {
 		copy(b.cells[at:], xs)
 		return at
 	}
-	at := uint32(len(b.cells))
-	b.cells = append(b.cells, xs...)
-	return at
+	at := len(b.cells)
+	b.grow(len(xs))
+	copy(b.cells[at:], xs)
+	return uint32(at)
 }
 
 // line returns the cells of n lines from the given one on, to be written.
