@@ -17,7 +17,7 @@ import (
 
 // Live is the memory of a generation whose members change while packets are judged. A change never touches what a packet
 // may be judged by: it writes new versions of what differs into room that the memory has for it, lists included, and
-// ends with one cell, where programs find the lists. So each packet meets all of a change or nothing of it. Live holds a
+// ends with one number, where programs find the lists. So each packet meets all of a change or nothing of it. Live holds a
 // copy of the memory; who has the real one follows with the Delta. It is not safe for concurrent use.
 type Live struct {
 	blob

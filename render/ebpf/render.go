@@ -8,8 +8,8 @@
 // the map of the generation gets it, at once and for all places.
 //
 // Members of sets change within a memory: see [Live]. What a change concerns is written anew beside the old, up to the
-// lists that programs begin with, and where those are is one cell. So a change costs what it concerns, and a packet, which
-// reads that cell once, is judged by all of it or by nothing of it.
+// lists that programs begin with, and where those are is one number. So a change costs what it concerns, and a packet, which
+// reads it once, is judged by all of it or by nothing of it.
 //
 // Where the processor allows it, programs remember which rule was the first for packets like those that come. That is beside
 // the memory: nothing in it depends on packets, and what is remembered says of which version of which memory it is.

@@ -4,8 +4,10 @@ package ebpf_test
 
 import (
 	"bytes"
+	"slices"
 	"testing"
 
+	"github.com/cilium/ebpf/asm"
 	"github.com/stretchr/testify/require"
 
 	"github.com/hostpolicy/hostpolicy/render/ebpf"
@@ -35,10 +37,14 @@ func TestRenderIsDeterministic(t *testing.T) {
 // TestProgramsAreComplete assembles every program, and refuses others.
 func TestProgramsAreComplete(t *testing.T) {
 	for _, p := range ebpf.Places {
-		ins, err := ebpf.Program(p, ebpf.Kernel{})
-		require.NoError(t, err)
-		require.Equal(t, "main", ins[0].Symbol())
-		require.Less(t, ins.Size()/8, uint64(4096), "%s: old kernels take no longer program", p)
+		for _, inOrder := range []bool{false, true} {
+			ins, err := ebpf.Program(p, ebpf.Kernel{InOrder: inOrder})
+			require.NoError(t, err)
+			require.Equal(t, "main", ins[0].Symbol())
+			require.Less(t, ins.Size()/8, uint64(4096), "%s: old kernels take no longer program", p)
+			remembers := slices.ContainsFunc(ins, func(i asm.Instruction) bool { return i.Reference() == ebpf.MapRecent })
+			require.Equal(t, inOrder, remembers, "%s: only where it is safe", p)
+		}
 	}
 	_, err := ebpf.Program(0, ebpf.Kernel{})
 	require.Error(t, err)
