@@ -35,6 +35,15 @@ func (r *reader) at(cell uint32, n int) []uint32 {
 	return r.cells[cell:][:n]
 }
 
+// line returns n lines from the given one on.
+func (r *reader) line(at uint32, n int) []uint32 {
+	if at > maxCells/lineCells { // its cell has no number
+		r.bad = true
+		return make([]uint32, n*lineCells)
+	}
+	return r.at(at*lineCells, n*lineCells)
+}
+
 func get64(cells []uint32) uint64 { return uint64(cells[0]) | uint64(cells[1])<<32 }
 
 // node is a node of a trie, opened.

@@ -72,6 +72,9 @@ func (a *Artifact) Live(memory []byte, m ir.Members) (*Live, error) {
 	}
 	l.table = r.cells[headLists]
 	l.lists = slices.Clone(l.r.at(l.table, len(a.tables.Lists)))
+	if l.r.bad {
+		return nil, errDamaged
+	}
 	for i := range a.tables.Lists {
 		x := &a.tables.Lists[i]
 		if x.Decided || len(x.Actions) == 0 {
@@ -79,7 +82,7 @@ func (a *Artifact) Live(memory []byte, m ir.Members) (*Live, error) {
 		}
 		matcher := int(x.Matcher)
 		l.matchers[matcher] = append(l.matchers[matcher], i)
-		rec := l.r.at(l.lists[i]*lineCells, listSize*lineCells)
+		rec := l.r.line(l.lists[i], listSize)
 		for j := range a.tables.Matchers[matcher].Dims {
 			at, n := listPlace(a.tables.Matchers[matcher].Dims[j].Axis)
 			var v [3]uint32
@@ -315,6 +318,9 @@ func (l *Live) prefix(x *classify.Ask, v *[3]uint32, e ir.Element) (bool, error)
 			old = append(old, cut{from, to})
 		}
 	})
+	if l.r.bad {
+		return false, errDamaged
+	}
 	if len(old) > classify.MaxRuns {
 		return false, classify.ErrManyRuns
 	}
@@ -334,6 +340,9 @@ func (l *Live) prefix(x *classify.Ask, v *[3]uint32, e ir.Element) (bool, error)
 			}
 		}
 		row := l.row(x.Matcher, old[i].to)
+		if l.r.bad {
+			return false, errDamaged
+		}
 		l.follower.Address(x, from.Value(), row)
 		to := l.rowCell(x.Matcher, old[i].to, row)
 		changed = changed || to != old[i].to
@@ -364,20 +373,29 @@ func (l *Live) point(x *classify.Ask, v *[3]uint32, e ir.Element) (bool, error) 
 		return false, nil // a set may say so, but a packet cannot
 	}
 	width := 64 - int(v[1])
+	if width < 1 || width > maxPoints {
+		return false, errDamaged
+	}
 	size := min(1<<width, pointBlock)
 	blocks := max(1, 1<<width/pointBlock)
 	k, port := keyOfAddr(e.Prefix.Addr()), uint32(e.Protocol)<<16|uint32(e.Port)
 	slot := int(pointHash(k, port) >> v[1])
 	dir := slices.Clone(l.r.at(v[0], blocks))
+	if l.r.bad {
+		return false, errDamaged
+	}
 	old := dir[slot/size]
 	lines := size * pointCells / lineCells
-	block := slices.Clone(l.line(old, lines))
+	block := slices.Clone(l.r.line(old, lines))
 	s := findSlot(block, slot%size, k, port)
 	before := v[2]
 	if s != nil {
 		before = s[pointRow]
 	}
 	row := l.row(x.Matcher, before)
+	if l.r.bad {
+		return false, errDamaged
+	}
 	l.follower.Endpoint(x, e, row)
 	after := l.rowCell(x.Matcher, before, row)
 	if after == before {
@@ -449,7 +467,7 @@ func (l *Live) row(matcher int, at uint32) []uint64 {
 	}
 	row := make([]uint64, 0, pages*pageWords)
 	for _, p := range l.r.at(at+2*uint32(sums), pages) {
-		page := l.r.at(p*lineCells, lineCells)
+		page := l.r.line(p, 1)
 		for w := range pageWords {
 			row = append(row, get64(page[2*w:]))
 		}
@@ -496,7 +514,7 @@ func (l *Live) rowCell(matcher int, old uint32, row []uint64) uint32 {
 }
 
 func (l *Live) page(line uint32) (x [pageWords]uint64) {
-	cells := l.line(line, 1)
+	cells := l.r.line(line, 1)
 	for w := range x {
 		x[w] = get64(cells[2*w:])
 	}

@@ -5,9 +5,11 @@ package ebpf_test
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -174,4 +176,113 @@ func TestCompareNoticesDamage(t *testing.T) {
 	}
 	t.Logf("%d of %d", noticed, tries)
 	require.Greater(t, noticed, tries/3, "cells that mean nothing and counters are most of the others")
+}
+
+// TestNumbersOfChanges follows the number of a generation through changes in place, up to where the lower half of numbers,
+// by which programs tell versions apart, begins anew.
+func TestNumbersOfChanges(t *testing.T) {
+	p, m, err := ir.Parse("entry untracked-out a\nblock a\n  rule src=@s:a -> deny by policy:t/p/ingress[0]\nset s:a prefixes\nmembers s:a\n  10.0.0.0/8\n")
+	require.NoError(t, err)
+	a, err := ebpf.Render(p, m, ebpf.Options{})
+	require.NoError(t, err)
+	for _, first := range []uint64{1, 1<<32 - 2, 5<<32 - 2, 1<<64 - 3} {
+		mem := slices.Clone(a.Memory)
+		a.Stamp(mem, 9, first, make([]uint32, len(a.Keys)))
+		number := func() uint64 {
+			n, _, err := ebpf.ReadOrigins(mem)
+			require.NoError(t, err)
+			return n
+		}
+		require.Equal(t, first, number())
+		l, err := a.Live(mem, m)
+		require.NoError(t, err)
+		for i := range uint64(2) {
+			n := first + 1 + i
+			e := ir.Element{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}), 32)}
+			d, err := l.Change(ir.MembersChanges{{ID: "s:a", Added: []ir.Element{e}}}, n)
+			require.Len(t, l.Members().Sets[0].Elements, 2+int(i))
+			if n>>32 != first>>32 {
+				require.ErrorIs(t, err, ebpf.ErrNotInPlace)
+				break
+			}
+			require.NoError(t, err)
+			follow(mem, d)
+			require.Equal(t, n, number())
+		}
+	}
+}
+
+// TestDamagedMemoryIsRefused changes numbers in the memory of random programs, mostly in those that lead elsewhere, and cuts
+// it off. Whatever comes of it is no panic.
+func TestDamagedMemoryIsRefused(t *testing.T) {
+	r := rand.New(rand.NewPCG(7, 7))
+	put := func(mem []byte, cell int, v uint32) { binary.LittleEndian.PutUint32(mem[4*cell:], v) }
+	const head, length = 19, 12 // cells that are read first; that with the length in lines
+	refused, taken := 0, 0
+	for seed := range uint64(6) {
+		p, m := rendertest.Program(seed, rendertest.Size{})
+		for i, s := range p.Sets {
+			m.Sets[i].Elements = elementsNear(r, s.Kind, r.IntN(12))
+		}
+		a, err := ebpf.Render(p, m, ebpf.Options{})
+		require.NoError(t, err)
+		good := stamped(a)
+		cells := len(good) / 4
+		odd := []uint32{0, 1, 1<<32 - 1, 1<<31 - 1, 1 << 31, uint32(cells), uint32(cells - 1), uint32(cells / 16)}
+		for i := range 300 {
+			mem := slices.Clone(good)
+			switch i % 3 {
+			case 0:
+				lines := r.IntN(len(mem)/64) + 1
+				mem = mem[:64*lines]
+				put(mem, length, uint32(lines))
+			case 1:
+				for range 1 + r.IntN(3) {
+					if c := r.IntN(head); c != length {
+						put(mem, c, odd[r.IntN(len(odd))])
+					}
+				}
+			case 2:
+				for range 1 + r.IntN(4) {
+					put(mem, head+r.IntN(cells/3-head), r.Uint32()>>r.IntN(32))
+				}
+			}
+			_, _, _ = ebpf.ReadOrigins(mem)
+			if i%10 == 0 {
+				_, _ = a.Compare(mem)
+			}
+			l, err := a.Live(mem, m)
+			if err != nil {
+				refused++
+				continue
+			}
+			taken++
+			for _, s := range p.Sets {
+				if _, err = l.Change(ir.MembersChanges{{ID: s.ID, Added: elementsNear(r, s.Kind, 2)}}, 2); err != nil {
+					break
+				}
+			}
+		}
+	}
+	t.Log(refused, taken)
+	require.NotZero(t, refused)
+	require.NotZero(t, taken)
+}
+
+// TestDamagedMemoryOfManyLists has more lists than fit where damage is read as zeros.
+func TestDamagedMemoryOfManyLists(t *testing.T) {
+	var w strings.Builder
+	w.WriteString("entry untracked-out a\nblock a\n")
+	for i := range 600 {
+		fmt.Fprintf(&w, "  rule oif=e%d src=10.0.%d.%d -> deny by policy:t/p/egress[%d]@untracked\n", i, i/250, i%250, i)
+	}
+	w.WriteString("  rule src=@s:a -> deny by policy:t/q/egress[0]@untracked\nset s:a prefixes\nmembers s:a\n  10.9.0.0/16\n")
+	p, m, err := ir.Parse(w.String())
+	require.NoError(t, err)
+	a, err := ebpf.Render(p, m, ebpf.Options{})
+	require.NoError(t, err)
+	mem := stamped(a)
+	binary.LittleEndian.PutUint32(mem[4*ebpf.ListsCell:], uint32(len(mem)/4-1))
+	_, err = a.Live(mem, m)
+	require.Error(t, err)
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // The first lines of the memory. Line 0 is the header, and behind it is one line for each hook, by number. Line 1, for
-// which there is no hook, says what programs need not know.
+// which there is no hook, says what programs do not need for each packet.
 const (
 	headFree    = lineCells     // line from which on nothing was ever in use
 	headOrigins = lineCells + 1 // cell
@@ -459,7 +459,8 @@ const (
 	pointShift = 6
 	pointBlock = 1 << pointShift
 	pointCells = 8
-	minPoints  = 5 // two to this power are slots for endpoints that come later
+	minPoints  = 5  // two to this power are slots for endpoints that come later
+	maxPoints  = 28 // and no table has more slots than two to this one
 	pointPort  = 4
 	pointRow   = 5
 )
