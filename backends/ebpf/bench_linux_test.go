@@ -43,7 +43,7 @@ func newBenchOn(t testing.TB, k render.Kernel, place render.Place, p *ir.Program
 	all, err := assemble(&k)
 	require.NoError(t, err)
 	x := &bench{maps: map[string]*ebpf.Map{}}
-	for name, spec := range mapSpecs(Options{Counters: 1 << 15, Buffer: 1 << 16}) {
+	for name, spec := range mapSpecs(Options{Counters: 1 << 15, Buffer: 1 << 16}, &render.Kernel{InOrder: true}) {
 		x.maps[name], err = ebpf.NewMap(spec)
 		require.NoError(t, err)
 		t.Cleanup(func() { x.maps[name].Close() })
@@ -53,17 +53,23 @@ func newBenchOn(t testing.TB, k render.Kernel, place render.Place, p *ir.Program
 	t.Cleanup(func() { x.prog.Close() })
 	a, err := render.Render(p, m, render.Options{})
 	require.NoError(t, err)
-	x.memory, err = newMemory(len(a.Memory))
+	x.memory = newGeneration(t, a, 1)
+	require.NoError(t, x.maps[render.MapGeneration].Put(uint32(0), x.memory.m))
+	return x
+}
+
+// newGeneration returns the memory of generation n, which counts origin i at slot i.
+func newGeneration(t testing.TB, a *render.Artifact, n uint64) *memory {
+	m, err := newMemory(len(a.Memory))
 	require.NoError(t, err)
-	t.Cleanup(x.memory.close)
-	copy(x.memory.bytes, a.Memory)
+	t.Cleanup(m.close)
+	copy(m.bytes, a.Memory)
 	slots := make([]uint32, len(a.Keys))
 	for i := range slots {
 		slots[i] = uint32(i)
 	}
-	a.Stamp(x.memory.bytes, x.memory.id, 1, slots)
-	require.NoError(t, x.maps[render.MapGeneration].Put(uint32(0), x.memory.m))
-	return x
+	a.Stamp(m.bytes, m.id, n, slots)
+	return m
 }
 
 // before moves the normal policy of arriving packets to the hook before connection tracking, where programs need no

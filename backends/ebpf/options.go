@@ -7,7 +7,7 @@
 // another one and puts it in its place: one write, which packets see as a whole. ApplyMembers writes what differs into the
 // one that is there, and then one number, with the same effect. Programs, links and maps are pinned, so that the policy is
 // enforced whether or not the process lives; a Backend of the same path takes them over. On x86-64, 128 KiB for each
-// processor remember the rules of packets like those that come.
+// possible processor remember the rules of packets like those that come.
 //
 // What BPF cannot do at netfilter hooks, a table of nftables does, which never changes with policy either: it keeps
 // connection tracking on, and takes packets out of it that a BPF program of another kind tells it to.

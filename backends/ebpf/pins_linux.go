@@ -73,7 +73,7 @@ func (b *Backend) open() error {
 
 // provideMaps makes the maps that are not there.
 func (b *Backend) provideMaps() error {
-	if len(b.maps) == len(mapSpecs(b.opts)) {
+	if len(b.maps) == len(mapSpecs(b.opts, &b.kernel)) {
 		return nil
 	}
 	if err := provideFS(b.opts.Path); err != nil {
@@ -83,7 +83,7 @@ func (b *Backend) provideMaps() error {
 }
 
 func (b *Backend) openMaps(missing bool) error {
-	for name, spec := range mapSpecs(b.opts) {
+	for name, spec := range mapSpecs(b.opts, &b.kernel) {
 		if b.maps[name] != nil {
 			continue
 		}
@@ -119,7 +119,7 @@ func (b *Backend) removeOldMaps() error {
 	if err != nil {
 		return &Error{"apply", "directory " + b.opts.Path, err}
 	}
-	specs := mapSpecs(b.opts)
+	specs := mapSpecs(b.opts, &b.kernel)
 	var errs []error
 	for _, pin := range pins {
 		if _, ok := specs[strings.TrimPrefix(filepath.Base(pin), "map_")]; !ok {

@@ -27,14 +27,19 @@ func memorySpec(chunks int) *ebpf.MapSpec {
 }
 
 // mapSpecs describe the maps that programs refer to.
-func mapSpecs(o Options) map[string]*ebpf.MapSpec {
-	return map[string]*ebpf.MapSpec{
+func mapSpecs(o Options, k *render.Kernel) map[string]*ebpf.MapSpec {
+	specs := map[string]*ebpf.MapSpec{
 		render.MapGeneration: {Name: "hp_generation", Type: ebpf.ArrayOfMaps, KeySize: 4, ValueSize: 4, MaxEntries: 1, InnerMap: memorySpec(1)},
 		render.MapCounters:   {Name: "hp_counters", Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: 16, MaxEntries: uint32(o.Counters)},
-		render.MapRecent:     {Name: "hp_recent", Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: render.RecentSize, MaxEntries: render.RecentLines},
 		render.MapEvents:     {Name: "hp_events", Type: ebpf.RingBuf, MaxEntries: uint32(o.Buffer)},
 		render.MapLimits:     {Name: "hp_limits", Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: render.LimitsSize, MaxEntries: 1},
 	}
+	if k.InOrder {
+		specs[render.MapRecent] = &ebpf.MapSpec{
+			Name: "hp_recent", Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: render.RecentSize, MaxEntries: render.RecentLines,
+		}
+	}
+	return specs
 }
 
 // code is a program before it is loaded.
@@ -51,8 +56,11 @@ func assemble(k *render.Kernel) (map[render.Place]code, error) {
 		if err != nil {
 			return nil, err
 		}
-		sum := sha256.Sum256(fmt.Appendf(nil, "%v", ins))
-		all[p] = code{ins, hex.EncodeToString(sum[:6])}
+		h := sha256.New()
+		for _, i := range ins {
+			fmt.Fprintf(h, "%v %d\n", i, i.Constant) // the text of some instructions lacks it
+		}
+		all[p] = code{ins, hex.EncodeToString(h.Sum(nil)[:6])}
 	}
 	return all, nil
 }

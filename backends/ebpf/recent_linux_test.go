@@ -4,20 +4,29 @@ package ebpf
 
 import (
 	"encoding/binary"
+	"errors"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"runtime"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/ringbuf"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
 	"github.com/hostpolicy/hostpolicy/policy/flow"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
+	"github.com/hostpolicy/hostpolicy/policy/policytest"
 	render "github.com/hostpolicy/hostpolicy/render/ebpf"
+	"github.com/hostpolicy/hostpolicy/render/rendertest"
 )
 
 // A program whose two lists ask about all that a packet has, with rules behind which the search goes on, and packets that
@@ -269,4 +278,153 @@ func TestOtherLinesAreLeftAlone(t *testing.T) {
 	// It is what was changed that matters: lines with another rule alone lead astray.
 	change(func(l []byte) { l[0] &^= 1 })
 	require.NotZero(t, run())
+}
+
+// TestListsThatAskForInterfacesAreNotRemembered has a rule that asks for an interface which its list does not know.
+func TestListsThatAskForInterfacesAreNotRemembered(t *testing.T) {
+	p, m, err := ir.Parse(`entry untracked-out a
+block a
+  rule oif=lo protocol=udp iif=eth0 -> deny by policy:t/p/egress[0]@untracked
+  rule oif=eth1 -> deny by policy:t/p/egress[1]@untracked
+  rule oif=eth2 -> deny by policy:t/p/egress[2]@untracked
+  rule protocol=udp dport=7 -> allow by policy:t/p/egress[3]@untracked
+`)
+	require.NoError(t, err)
+	x := newBench(t, render.AtUntrackedOut, p, m)
+	f := flow.Packet{Src: netip.MustParseAddr("10.0.0.1"), Dst: netip.MustParseAddr("10.0.0.2"), Protocol: inet.UDP, SrcPort: 7, DstPort: 7}
+	_, got := x.run(t, datagram(&f), 3)
+	require.EqualValues(t, 1, got)
+	for _, l := range x.recent(t) {
+		require.Zero(t, binary.LittleEndian.Uint64(l))
+	}
+}
+
+// TestWritersOfOneLine has programs on all processors share two lines, which is more than they ever do: they have a table
+// each. What one reads while others write must not count.
+func TestWritersOfOneLine(t *testing.T) {
+	p, m, err := ir.Parse(manyShapes)
+	require.NoError(t, err)
+	k, err := kernel()
+	require.NoError(t, err)
+	all, err := assemble(&k)
+	require.NoError(t, err)
+	ins := slices.Clone(all[render.AtUntrackedOut].ins)
+	changed := 0
+	for i := range ins {
+		if ins[i].OpCode.ALUOp() == asm.RSh && ins[i].Constant == 64-11 { // the hash becomes a line
+			ins[i].Constant = 63
+			changed++
+		}
+	}
+	require.Equal(t, 1, changed)
+	x := newBench(t, render.AtUntrackedOut, p, m)
+	maps := make(map[string]*ebpf.Map, len(x.maps))
+	for name, m := range x.maps {
+		maps[name] = m
+	}
+	shared, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: render.RecentSize, MaxEntries: 2})
+	require.NoError(t, err)
+	t.Cleanup(func() { shared.Close() })
+	maps[render.MapRecent] = shared
+	prog, err := load(render.AtUntrackedOut, ins, maps, ebpf.ProgramOptions{})
+	require.NoError(t, err)
+	t.Cleanup(func() { prog.Close() })
+	shares := &bench{prog: prog, maps: maps}
+
+	means, err := ir.NewInterpreter(p, m)
+	require.NoError(t, err)
+	r := rand.New(rand.NewPCG(1, 9))
+	packets, want := make([][]byte, 60), make([]bool, 60)
+	for i := range packets {
+		var f flow.Packet
+		f, packets[i] = anyPacket(r)
+		v, _ := means.Verdict(&f)
+		want[i] = v != flow.Deny
+	}
+	var group sync.WaitGroup
+	var runs atomic.Int64
+	end := time.Now().Add(8 * time.Second)
+	for g := range 2 * runtime.NumCPU() {
+		group.Go(func() {
+			r := rand.New(rand.NewPCG(uint64(g), 9))
+			for time.Now().Before(end) {
+				i := r.IntN(len(packets))
+				if _, got := shares.run(t, packets[i], 3); want[i] != (got == 1) {
+					t.Errorf("packet %x: %d", packets[i], got)
+				}
+				runs.Add(1)
+			}
+		})
+	}
+	group.Wait()
+	t.Logf("%d runs", runs.Load())
+	for i := range uint32(2) {
+		var l []byte
+		require.NoError(t, shared.Lookup(i, &l))
+		require.NotZero(t, binary.LittleEndian.Uint64(l))
+		require.Zero(t, l[0]&1)
+	}
+}
+
+// TestRememberingChangesNothing runs random programs, one generation after the other, with and without what is remembered:
+// verdicts, counts and events are the same, at the device as well, where a packet that is let through counts nowhere.
+func TestRememberingChangesNothing(t *testing.T) {
+	stay(t)
+	k, err := kernel()
+	require.NoError(t, err)
+	type event struct {
+		key        flow.RuleKey
+		generation uint64
+		kind       flow.Event
+	}
+	for _, place := range []render.Place{render.AtDevice, render.AtUntrackedIn, render.AtUntrackedOut} {
+		var xs [2]*bench
+		var events [2]*ringbuf.Reader
+		for i := range xs {
+			k.InOrder = i == 0
+			xs[i] = newBenchOn(t, k, place, &ir.Program{}, ir.Members{})
+			events[i], err = ringbuf.NewReader(xs[i].maps[render.MapEvents])
+			require.NoError(t, err)
+			t.Cleanup(func() { events[i].Close() })
+		}
+		reported := 0
+		for seed := range uint64(60) {
+			p, m := rendertest.Program(seed, rendertest.Size{})
+			a, err := render.Render(p, m, render.Options{Events: render.AllEvents})
+			require.NoError(t, err)
+			mem := newGeneration(t, a, seed+2)
+			for _, x := range xs {
+				require.NoError(t, x.maps[render.MapGeneration].Put(uint32(0), mem.m))
+			}
+			c := policytest.Generate(seed, policytest.Size{Packets: 40, Policies: 20, Rules: 8})
+			for range 3 {
+				var got [2][]uint32
+				var said [2][]event
+				for i, x := range xs {
+					for n := range c.Packets {
+						_, v := x.run(t, datagram(&c.Packets[n].Packet), 1)
+						got[i] = append(got[i], v)
+					}
+					for {
+						events[i].SetDeadline(time.Now().Add(-time.Second))
+						r, err := events[i].Read()
+						if errors.Is(err, os.ErrDeadlineExceeded) {
+							break
+						}
+						require.NoError(t, err)
+						e, ok := decode(r.RawSample)
+						require.True(t, ok)
+						said[i] = append(said[i], event{e.Key, e.Generation, e.Kind})
+					}
+				}
+				require.Equal(t, got[1], got[0], "seed %d", seed)
+				require.Equal(t, said[1], said[0], "seed %d", seed)
+				reported += len(said[0])
+			}
+			require.Equal(t, xs[1].counted(t, len(a.Keys)), xs[0].counted(t, len(a.Keys)), "seed %d", seed)
+		}
+		t.Logf("%s: %d events", place, reported)
+		require.NotZero(t, reported)
+		require.True(t, slices.ContainsFunc(xs[0].recent(t), func(l []byte) bool { return l[0] != 0 }))
+	}
 }

@@ -32,7 +32,7 @@ const (
 	vLists   = 112 // cell of its lists
 	vChange  = 116 // low half of the generation's number
 	vOffset  = 120 // where the IP header begins
-	vSize    = 128
+	vSize    = 124
 
 	// What only the main function has is behind it.
 	vDyn   = 128 // dynptr of the packet, 16 bytes
@@ -56,7 +56,8 @@ const (
 // The frame is memory of consult, to which all functions below it have a pointer.
 //
 // The verifier remembers what it knows of a number that is stored in the first half of eight bytes, and nothing of one in
-// the second half. What a search changes is in second halves: otherwise each step would look new to it.
+// the second half. What a search changes is in second halves, or a number of which it knows nothing: otherwise each step
+// would look new to it.
 const (
 	fBlob    = 0   // the generation's memory
 	fView    = 8   //

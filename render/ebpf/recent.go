@@ -22,7 +22,7 @@ import (
 const (
 	recentLock    = 0  // 64 bits
 	recentVersion = 8  // low half of the generation's number, and the map of its memory
-	recentPacket  = 16 // protocol, family and ports
+	recentPacket  = 16 // protocol, family, and ports or type and code
 	recentRule    = 24 // 32 bits; noRule if none is for the packet
 	recentList    = 28 // line
 	recentSrc     = 32 // addresses
@@ -35,6 +35,8 @@ const (
 	RecentLines = 1 << recentShift
 
 	noRule = 1<<32 - 1
+
+	cmpXchg = 0xf0 | 0x01 // Ref: linux/bpf.h, BPF_CMPXCHG
 )
 
 // packetWord leaves what tells packets of the same addresses apart in dst. R5 is the view; it uses R1.
@@ -156,7 +158,9 @@ func (e *emitter) remember() {
 	e.mov(r0, r2)
 	e.mov(r1, r2)
 	e.imm(asm.Add, r1, 1)
-	e.add(asm.CmpXchg.Mem(r9, r1, asm.DWord, recentLock))
+	swap := asm.CmpXchg.Mem(r9, r1, asm.DWord, recentLock)
+	swap.Constant = cmpXchg // which the library leaves out: 0 would be an addition
+	e.add(swap)
 	e.ifReg(asm.JNE, r0, r2, done)
 	e.mov(r4, r2)
 	e.field64(r5, fView)
