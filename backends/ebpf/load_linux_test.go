@@ -5,6 +5,9 @@ package ebpf
 import (
 	"errors"
 	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -44,6 +47,10 @@ func accepts(t *testing.T, inOrder bool) {
 		require.NoError(t, err)
 		n, _ := info.VerifiedInstructions()
 		t.Logf("%s: %d instructions verified", p, n)
+		// Kernels before 6.9 count the frame of a function as 32 bytes at least, and in such steps.
+		// Ref: linux/kernel/bpf/verifier.c, check_max_stack_depth_subprog.
+		depth, way := deepest(t, code[p].ins, prog.VerifierLog)
+		require.LessOrEqual(t, depth, 512, "%s: %s", p, way)
 		// What the kernel has, for the library does not encode all that it prints.
 		ins, err := info.Instructions()
 		require.NoError(t, err)
@@ -56,4 +63,44 @@ func accepts(t *testing.T, inOrder bool) {
 		require.Equal(t, inOrder, swaps == 1, "%s", p)
 		require.NoError(t, prog.Close())
 	}
+}
+
+// deepest returns how much stack the functions take that call one another, each in steps of 32 bytes, and which they are.
+func deepest(t *testing.T, ins asm.Instructions, log string) (int, []string) {
+	m := regexp.MustCompile(`stack depth ([0-9+]+)`).FindStringSubmatch(log)
+	require.NotNil(t, m, log)
+	functions := map[string]bool{"main": true}
+	for _, i := range ins {
+		if i.IsFunctionReference() {
+			functions[i.Reference()] = true
+		}
+	}
+	own, calls := map[string]int{}, map[string][]string{}
+	depths := strings.Split(m[1], "+")
+	var at string
+	for _, i := range ins {
+		if functions[i.Symbol()] {
+			at = i.Symbol()
+			require.NotEmpty(t, depths)
+			n, err := strconv.Atoi(depths[0])
+			require.NoError(t, err)
+			own[at], depths = n, depths[1:]
+		}
+		if i.IsFunctionReference() {
+			calls[at] = append(calls[at], i.Reference())
+		}
+	}
+	require.Empty(t, depths)
+	own["ask"] -= 24 // what the kernel adds when it has looked, for the loop that it writes out
+	var below func(f string) (int, []string)
+	below = func(f string) (int, []string) {
+		most, way := 0, []string(nil)
+		for _, c := range calls[f] {
+			if n, w := below(c); n > most {
+				most, way = n, w
+			}
+		}
+		return (max(own[f], 1)+31)/32*32 + most, append([]string{f}, way...)
+	}
+	return below("main")
 }

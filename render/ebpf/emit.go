@@ -76,8 +76,8 @@ const (
 	fHook    = 108 //
 	fSlot    = 112 // line of the packet in MapRecent; none if there is no such
 	fHide    = 116 // for numbers of which the verifier need know nothing
-	fPage    = 120 // what the rows of all dimensions have in common in one page, 64 bytes
-	fSize    = 184
+	fPage    = 120 // what the rows of all dimensions have in common in half a page, 32 bytes
+	fSize    = 152
 )
 
 // fRow is where the cell of the row of an axis is: in a first half, as a number of which nothing is known.

@@ -17,6 +17,7 @@ const (
 	fnConsult = Consult    // context, view, hook -> outcome
 	fnAsk     = "ask"      // field, dispatch -> outcome
 	fnStep    = "step"     // one step of a search: 1 ends it
+	fnPage    = "page"     // page, first of half its words -> 0, or 1 if it failed; what is in common is in the frame
 	fnSummary = "summary"  // word -> 0, or 1 if it failed; what is left of the word is in the frame
 	fnAct     = "act"      // rule -> outcome, or actGoesOn
 	fnTrie32  = "trie32"   // root, key -> cell
@@ -45,7 +46,7 @@ const (
 
 // functions writes what all programs have in common.
 func (e *emitter) functions() {
-	functions := [...]func(){e.consult, e.ask, e.step, e.summary, e.act, e.trie32, e.trie128, e.endpoint, e.farLine}
+	functions := [...]func(){e.consult, e.ask, e.step, e.page, e.summary, e.act, e.trie32, e.trie128, e.endpoint, e.farLine}
 	for _, write := range functions {
 		write()
 		e.end()
@@ -198,13 +199,19 @@ func (e *emitter) step() {
 	e.field(r7, fWord)
 	e.imm(asm.LSh, r7, 6)
 	e.reg(asm.Add, r7, r8) // the page
-	e.page(fail)
 	// The first rule among those of the page.
 	e.list(r9, listZero) // the word, which the verifier need not follow
-	for i := range pageWords {
-		e.field64(r8, fPage+8*i)
-		e.ifImm(asm.JNE, r8, 0, "step.bit")
-		e.imm(asm.Add, r9, 1)
+	for first := 0; first < pageWords; first += halfWords {
+		e.mov(r1, r6)
+		e.mov(r2, r7)
+		e.set(r3, int32(first))
+		e.call(fnPage)
+		e.ifImm(asm.JNE, r0, 0, fail)
+		for i := range halfWords {
+			e.field64(r8, fPage+8*i)
+			e.ifImm(asm.JNE, r8, 0, "step.bit")
+			e.imm(asm.Add, r9, 1)
+		}
 	}
 	e.set(r0, 0)
 	e.ret()
@@ -260,9 +267,15 @@ func (e *emitter) step() {
 	e.jump("step.done")
 }
 
-// page joins page R7 of the rows of all dimensions, and leaves out the rules before the one at which the search stands.
-func (e *emitter) page(fail string) {
-	for i := range pageWords {
+// page joins half of a page of the rows of all dimensions, and leaves out the rules before the one at which the search
+// stands. The whole would not be of use to the first rule in it, and is more than there is room for.
+func (e *emitter) page() {
+	const fail = "page.fail"
+	e.mark(fnPage)
+	e.mov(r6, r1)
+	e.mov(r7, r2)
+	e.store(fp, -8, r3, asm.DWord)
+	for i := range halfWords {
 		e.all(r8) // each by itself: the verifier remembers which numbers are the same
 		e.setField64(fPage+8*i, r8)
 	}
@@ -275,7 +288,10 @@ func (e *emitter) page(fail string) {
 		e.cell(r9, 1, fail)
 		e.load(r1, r0, 0, asm.Word)
 		e.line(r1, fail)
-		for i := range pageWords {
+		e.load(r1, fp, -8, asm.DWord)
+		e.imm(asm.LSh, r1, 3)
+		e.reg(asm.Add, r0, r1)
+		for i := range halfWords {
 			e.load(r1, r0, 8*i, asm.DWord)
 			e.field64(r2, fPage+8*i)
 			e.reg(asm.And, r1, r2)
@@ -292,9 +308,11 @@ func (e *emitter) page(fail string) {
 	e.reg(asm.LSh, r3, r4)
 	e.imm(asm.RSh, r1, 6)
 	e.imm(asm.And, r1, pageWords-1) // the word
-	for i := range pageWords {
+	e.load(r2, fp, -8, asm.DWord)
+	e.reg(asm.Sub, r1, r2)
+	for i := range halfWords {
 		partly, next := e.label("page.partly"), e.label("page.word")
-		e.ifImm(asm.JLT, r1, int32(i), "page.done")
+		e.ifImm(asm.JSLT, r1, int32(i), "page.done")
 		e.ifImm(asm.JEq, r1, int32(i), partly)
 		e.none(r5)
 		e.setField64(fPage+8*i, r5)
@@ -306,6 +324,11 @@ func (e *emitter) page(fail string) {
 		e.mark(next)
 	}
 	e.mark("page.done")
+	e.set(r0, 0)
+	e.ret()
+	e.mark(fail)
+	e.set(r0, 1)
+	e.ret()
 }
 
 // pagesAtOnce is how many pages one step looks at.

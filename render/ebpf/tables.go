@@ -373,6 +373,7 @@ func (b *builder) allOnes(size [2]uint32) uint32 {
 // A page holds the bits of 512 rules: one line.
 const (
 	pageWords = 8
+	halfWords = pageWords / 2
 	pageShift = 9
 )
 
