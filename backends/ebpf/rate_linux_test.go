@@ -5,6 +5,7 @@ package ebpf_test
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +14,9 @@ import (
 
 	"github.com/hostpolicy/hostpolicy/backends/ebpf"
 	"github.com/hostpolicy/hostpolicy/backends/lab/rate"
+	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
+	"github.com/hostpolicy/hostpolicy/policy/flow"
+	"github.com/hostpolicy/hostpolicy/policy/ir"
 )
 
 const (
@@ -32,6 +36,29 @@ func enforce(b *testing.B, s *rate.Site, policies string) {
 //
 //	go test -run '^$' -bench Rate -benchtime 1x ./backends/ebpf
 func BenchmarkPacketRate(b *testing.B) { rate.Packets(b, []int{10, 1000, 10000}, enforce) }
+
+// BenchmarkMixedPacketRate is BenchmarkPacketRate for a flow that one of n rules of many shapes allows.
+func BenchmarkMixedPacketRate(b *testing.B) {
+	for _, n := range []int{1000, 5000} {
+		for seed := range uint64(3) {
+			b.Run(fmt.Sprintf("rules=%d/seed=%d", n, seed), func(b *testing.B) {
+				text, tuples := rate.Mixed(n, seed)
+				p, m := rate.Compiled(b, "eth0", text)
+				means, err := ir.NewInterpreter(p, m)
+				require.NoError(b, err)
+				i := slices.IndexFunc(tuples, func(t rate.Tuple) bool {
+					v, by := means.Verdict(&flow.Packet{
+						Path: flow.Input, In: "eth0", Src: t.Src, Dst: netip.MustParseAddr("192.0.2.1"),
+						Protocol: inet.Protocol(t.Protocol), SrcPort: t.SrcPort, DstPort: t.DstPort,
+					})
+					return t.Protocol == 17 && t.Src.IsGlobalUnicast() && v == flow.Allow && by.Kind == flow.OriginPolicy
+				})
+				require.GreaterOrEqual(b, i, 0)
+				rate.PacketsOf(b, text, tuples[i], false, enforce)
+			})
+		}
+	}
+}
 
 // BenchmarkMixedRate compares frames for rules of many shapes with frames without rules: nothing but the way through the
 // host counts, and hardly a packet belongs to a connection.

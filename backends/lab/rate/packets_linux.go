@@ -34,27 +34,28 @@ func Packets(b *testing.B, policies []int, enforce func(b *testing.B, s *Site, p
 	for _, percall := range []int{1, batch} {
 		for _, n := range policies {
 			b.Run(fmt.Sprintf("rules=%d/hit=last/datagrams-a-call=%d", n, percall), func(b *testing.B) {
-				packets(b, n, percall == batch, enforce)
+				text, last := Uniform(n, "UDP")
+				PacketsOf(b, text, last, percall == batch, enforce)
 			})
 		}
 	}
 }
 
-func packets(b *testing.B, n int, batched bool, enforce func(b *testing.B, s *Site, policies string)) {
-	text, last := Uniform(n, "UDP")
+// PacketsOf is Packets for the datagrams of one flow that the given policies allow, 64 in a call if batched.
+func PacketsOf(b *testing.B, policies string, flow Tuple, batched bool, enforce func(b *testing.B, s *Site, policies string)) {
 	with, without, tracking := NewSite(b), NewSite(b), NewSite(b)
 	for _, s := range []*Site{with, without, tracking} {
 		if batched {
 			s.Batched()
 		}
-		s.Receive(b, last.DstPort)
-		s.Own(b, last)
+		s.Receive(b, flow.DstPort)
+		s.Own(b, flow)
 	}
 	tracking.Load(b, OnlyTracking)
-	enforce(b, with, text)
+	enforce(b, with, policies)
 	for b.Loop() {
 		of := func(s *Site) func() float64 {
-			return func() float64 { return s.Talk(b, 50*time.Millisecond, last, "InDelivers") }
+			return func() float64 { return s.Talk(b, 50*time.Millisecond, flow, "InDelivers") }
 		}
 		r := Compare(of(without), of(with), of(tracking))
 		b.ReportMetric(r[0], "empty-pps")
