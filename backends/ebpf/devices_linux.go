@@ -163,6 +163,10 @@ func (w *watcher) run(b *Backend, ns netns.NsHandle) {
 			w.follow(b, updates)
 		}
 		close(ended)
+		if err == nil {
+			for range updates { // whoever sends them waits for us, and would for ever
+			}
+		}
 		select {
 		case <-w.done:
 			return
