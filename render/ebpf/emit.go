@@ -64,7 +64,7 @@ const (
 	fCtx     = 16  // of the program
 	fList    = 24  // the list that speaks for the packet
 	fHead    = 32  // the header
-	fLine    = 72  // of the list; where destination ports would have their row, which is that of protocols
+	fRows    = 40  // see fRow
 	fSumLow  = 44  // what is left of a word of the summary, its lower half
 	fSumHigh = 52  // and its upper half
 	fStart   = 60  // the rule at which the search stands
@@ -81,7 +81,10 @@ const (
 )
 
 // fRow is where the cell of the row of an axis is: in a first half, as a number of which nothing is known.
-func fRow(axis classify.Axis) int { return 40 + 8*int(axis-classify.L4) }
+func fRow(axis classify.Axis) int { return fRows + 8*int(axis-classify.L4) }
+
+// fLine is where the line of the list is. Destination ports would have their row there, which is that of protocols.
+const fLine = fRows + 8*int(classify.DstPort-classify.L4)
 
 // The names of the maps, as programs refer to them.
 const (

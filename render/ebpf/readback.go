@@ -159,7 +159,7 @@ func (m *image) entry(h flow.Hook, lists int) []byte {
 
 func (m *image) list(line uint32) []byte {
 	num := binary.LittleEndian.AppendUint32
-	rec := m.reader.line(line, listSize)
+	rec := m.line(line, listSize)
 	var b []byte
 	for _, i := range [...]int{listKind, listRules, listAxes, listSums, listPages, listZero, listZero + 1} {
 		b = num(b, rec[i])
@@ -234,7 +234,7 @@ func (m *image) dimension(axis classify.Axis, v []uint32, sums, pages uint32) []
 	}
 	var points []point
 	for i, at := range m.at(v[0], max(1, 1<<width/pointBlock)) {
-		block := m.reader.line(at, size*pointCells/lineCells)
+		block := m.line(at, size*pointCells/lineCells)
 		for s := range size {
 			x := block[s*pointCells:][:pointCells]
 			k := key{Hi: get64(x), Lo: get64(x[2:])}
@@ -285,7 +285,7 @@ func (m *image) row(at, sums, pages uint32) uint32 {
 		n, ok := m.pages[p]
 		if !ok {
 			var page []byte
-			for _, x := range m.reader.line(p, 1) {
+			for _, x := range m.line(p, 1) {
 				page = num(page, x)
 			}
 			n = m.of(page)
