@@ -87,12 +87,7 @@ members s:c
 			continue
 		}
 		require.NoError(t, err)
-		for _, c := range d.Cells {
-			for i, v := range c.Data {
-				binary.LittleEndian.PutUint32(x.memory.bytes[4*(int(c.At)+i):], v)
-			}
-		}
-		binary.LittleEndian.PutUint64(x.memory.bytes[4*render.ListsCell:], d.Lists)
+		x.memory.change(d)
 		if step%3 == 0 {
 			live.SetAside()
 			live.Reclaim()

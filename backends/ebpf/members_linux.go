@@ -4,11 +4,8 @@ package ebpf
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
-	"sync/atomic"
 	"time"
-	"unsafe"
 
 	"github.com/cilium/ebpf"
 
@@ -60,14 +57,7 @@ func (b *Backend) changeMembers(ctx context.Context, start time.Time, cs ir.Memb
 	}
 	rendered := time.Now()
 	if d.Changed > 0 {
-		mem := b.last.memory.bytes
-		for _, r := range d.Cells {
-			to := mem[4*r.At:]
-			for i, c := range r.Data {
-				binary.LittleEndian.PutUint32(to[4*i:], c)
-			}
-		}
-		atomic.StoreUint64((*uint64)(unsafe.Pointer(&mem[4*render.ListsCell])), d.Lists)
+		b.last.memory.change(d)
 		b.gens++
 	}
 	return backends.Receipt{

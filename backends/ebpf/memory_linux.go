@@ -3,6 +3,10 @@
 package ebpf
 
 import (
+	"encoding/binary"
+	"sync/atomic"
+	"unsafe"
+
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
@@ -47,6 +51,17 @@ func mapMemory(m *ebpf.Map) (*memory, error) {
 		return nil, err
 	}
 	return &memory{m: m, id: uint32(id), mapped: b, bytes: b[:render.Used(b[:size])]}, nil
+}
+
+// change makes the memory what d says, for packets at once.
+func (m *memory) change(d *render.Delta) {
+	for _, r := range d.Cells {
+		to := m.bytes[4*r.At:]
+		for i, c := range r.Data {
+			binary.LittleEndian.PutUint32(to[4*i:], c)
+		}
+	}
+	atomic.StoreUint64((*uint64)(unsafe.Pointer(&m.bytes[4*render.ListsCell])), d.Lists)
 }
 
 func (m *memory) close() {
