@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -35,7 +34,7 @@ func TestWatchersLeaveNobodyBehind(t *testing.T) {
 	gone := func() bool { return subscribers("") == 0 }
 	require.Eventually(t, gone, 20*time.Second, 10*time.Millisecond) // those of tests before
 	ns := rate.NewNetns(t)
-	b, err := New(Options{NetNS: ns.FD(), Path: filepath.Join("/sys/fs/bpf", fmt.Sprintf("hostpolicy-test_%d-watchers", os.Getpid()))})
+	b, err := New(Options{NetNS: ns.FD(), Path: fmt.Sprintf("%s-test_%d-watchers", DefaultPath, os.Getpid())})
 	require.NoError(t, err)
 	t.Cleanup(func() { b.Close() })
 	p, m, err := ir.Parse("entry untracked-in a\nblock a\n  rule protocol=udp -> deny by policy:t/p/ingress[0]@untracked\n")

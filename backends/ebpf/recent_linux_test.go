@@ -5,6 +5,7 @@ package ebpf
 import (
 	"encoding/binary"
 	"errors"
+	"math/bits"
 	"math/rand/v2"
 	"net/netip"
 	"os"
@@ -50,6 +51,15 @@ members n:d
   10.0.0.17 udp 8
   2001::2 tcp 7
 `
+
+// manyShapesBench returns that program, its bench and what it means.
+func manyShapesBench(t *testing.T) (*ir.Program, *bench, *ir.Interpreter) {
+	p, m, err := ir.Parse(manyShapes)
+	require.NoError(t, err)
+	means, err := ir.NewInterpreter(p, m)
+	require.NoError(t, err)
+	return p, newBench(t, render.AtUntrackedOut, p, m), means
+}
 
 // anyPacket returns a random packet of a small universe, and its bytes.
 func anyPacket(r *rand.Rand) (flow.Packet, []byte) {
@@ -118,11 +128,7 @@ func (x *bench) recent(t testing.TB) (lines [][]byte) {
 // the counts that the interpreter has each time. Most of them must have been remembered.
 func TestPacketsAreJudgedAsThoseBefore(t *testing.T) {
 	stay(t)
-	p, m, err := ir.Parse(manyShapes)
-	require.NoError(t, err)
-	x := newBench(t, render.AtUntrackedOut, p, m)
-	means, err := ir.NewInterpreter(p, m)
-	require.NoError(t, err)
+	p, x, means := manyShapesBench(t)
 	r := rand.New(rand.NewPCG(1, 4))
 	want := make([]uint64, len(p.Origins))
 	verdicts := map[flow.Verdict]int{}
@@ -211,11 +217,7 @@ func TestNothingIsRememberedAcrossGenerations(t *testing.T) {
 // TestOtherLinesAreLeftAlone has lines which are those of a packet but for one thing, and lead to a wrong rule.
 func TestOtherLinesAreLeftAlone(t *testing.T) {
 	stay(t)
-	p, m, err := ir.Parse(manyShapes)
-	require.NoError(t, err)
-	x := newBench(t, render.AtUntrackedOut, p, m)
-	means, err := ir.NewInterpreter(p, m)
-	require.NoError(t, err)
+	_, x, means := manyShapesBench(t)
 	r := rand.New(rand.NewPCG(2, 4))
 	var fs []flow.Packet
 	var bs [][]byte
@@ -302,8 +304,6 @@ block a
 // TestWritersOfOneLine has programs on all processors share two lines, which is more than they ever do: they have a table
 // each. What one reads while others write must not count.
 func TestWritersOfOneLine(t *testing.T) {
-	p, m, err := ir.Parse(manyShapes)
-	require.NoError(t, err)
 	k, err := kernel()
 	require.NoError(t, err)
 	all, err := assemble(&k)
@@ -311,13 +311,13 @@ func TestWritersOfOneLine(t *testing.T) {
 	ins := slices.Clone(all[render.AtUntrackedOut].ins)
 	changed := 0
 	for i := range ins {
-		if ins[i].OpCode.ALUOp() == asm.RSh && ins[i].Constant == 64-11 { // the hash becomes a line
+		if ins[i].OpCode.ALUOp() == asm.RSh && ins[i].Constant == int64(64-bits.TrailingZeros(render.RecentLines)) { // the hash becomes a line
 			ins[i].Constant = 63
 			changed++
 		}
 	}
 	require.Equal(t, 1, changed)
-	x := newBench(t, render.AtUntrackedOut, p, m)
+	_, x, means := manyShapesBench(t)
 	maps := make(map[string]*ebpf.Map, len(x.maps))
 	for name, m := range x.maps {
 		maps[name] = m
@@ -331,8 +331,6 @@ func TestWritersOfOneLine(t *testing.T) {
 	t.Cleanup(func() { prog.Close() })
 	shares := &bench{prog: prog, maps: maps}
 
-	means, err := ir.NewInterpreter(p, m)
-	require.NoError(t, err)
 	r := rand.New(rand.NewPCG(1, 9))
 	packets, want := make([][]byte, 60), make([]bool, 60)
 	for i := range packets {
