@@ -9,6 +9,7 @@ package oracle
 import (
 	"fmt"
 	"net/netip"
+	"runtime"
 
 	"github.com/dalzilio/rudd"
 
@@ -23,9 +24,10 @@ type Set = rudd.Node
 // bits are the variables of one field, the highest first.
 type bits struct{ from, n int }
 
-// Space holds the fields of packets of one family that are asked bit by bit. What stands outside of them is a Place.
+// Space holds the fields of packets of one family that are asked bit by bit. What stands outside of them is a Place. It
+// keeps all sets that were ever made of it, so it is for a few questions and not for all of them.
 type Space struct {
-	*rudd.BDD
+	*rudd.BDD              // Not, And, Or, Low and High stand below
 	family                 inet.Family
 	protocol, icmp         bits // type and code are one field
 	src, dst, preDst       bits // dst is behind NAT; preDst is empty unless packets are translated
@@ -55,7 +57,7 @@ func NewSpace(f inet.Family, translated bool) (*Space, error) {
 	take(&s.src, width)
 	take(&s.dst, width)
 	var err error
-	if s.BDD, err = rudd.New(n, rudd.Nodesize(1<<16), rudd.Cachesize(1<<16)); err != nil {
+	if s.BDD, err = rudd.New(n, rudd.Nodesize(1<<14), rudd.Cachesize(1<<14)); err != nil {
 		return nil, err
 	}
 	s.ports = either(s, []inet.Protocol{inet.TCP, inet.UDP, inet.SCTP, inet.UDPLite}, func(p inet.Protocol) Set { return s.number(s.protocol, uint64(p)) })
@@ -83,6 +85,35 @@ func NewSpace(f inet.Family, translated bool) (*Space, error) {
 	}
 	return s, nil
 }
+
+// keep keeps a set for as long as its Space. The library counts references down in finalizers, which run beside everything
+// else, without a lock on the counts: as of v1.1.0 it now and then throws away what is in use, and answers wrongly.
+func keep(a Set) Set {
+	if a != nil {
+		runtime.SetFinalizer((*int)(a), nil)
+	}
+	return a
+}
+
+// Not returns the packets that are not in a set.
+func (s *Space) Not(a Set) Set { return keep(s.BDD.Not(a)) }
+
+// And returns the packets that are in all sets. It makes them two by two, because all sets on the way are to be kept.
+func (s *Space) And(first Set, more ...Set) Set {
+	for _, a := range more {
+		first = keep(s.Apply(first, a, rudd.OPand))
+	}
+	return first
+}
+
+// Or returns the packets that are in one of two sets.
+func (s *Space) Or(a, b Set) Set { return keep(s.Apply(a, b, rudd.OPor)) }
+
+// Low returns what is left of a set that is not constant when its first bit is 0.
+func (s *Space) Low(a Set) Set { return keep(s.BDD.Low(a)) }
+
+// High is Low for 1.
+func (s *Space) High(a Set) Set { return keep(s.BDD.High(a)) }
 
 // less returns the packets of a that are not in b. rudd.OPdiff of nothing and a set is the set in v1.1.0, not nothing.
 func (s *Space) less(a, b Set) Set { return s.And(a, s.Not(b)) }
