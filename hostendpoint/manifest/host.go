@@ -290,7 +290,9 @@ func (d *decoder) failsafes(n *yaml.Node, s *schema, path string, line int) {
 }
 
 // parseFailsafes reads Felix's text form: entries "port", "protocol:port" and "protocol:net:port" with commas; "none"
-// for no failsafes. It returns nil for "", which keeps the default. Ref: felix/config/param_types.go, PortListParam.
+// for no failsafes. It returns nil for "", which keeps the default. Empty entries, as behind a last comma, say nothing; a
+// text of nothing else is an error, because Felix would close the host to all for it.
+// Ref: felix/config/param_types.go, PortListParam.
 func parseFailsafes(s string) ([]failsafeJSON, error) {
 	if s = strings.TrimSpace(s); s == "" {
 		return nil, nil
@@ -300,7 +302,9 @@ func parseFailsafes(s string) ([]failsafeJSON, error) {
 		return out, nil
 	}
 	for entry := range strings.SplitSeq(s, ",") {
-		entry = strings.TrimSpace(entry)
+		if entry = strings.TrimSpace(entry); entry == "" {
+			continue
+		}
 		f := failsafeJSON{Protocol: "tcp"}
 		rest := entry
 		if protocol, after, ok := strings.Cut(entry, ":"); ok {
@@ -328,6 +332,9 @@ func parseFailsafes(s string) ([]failsafeJSON, error) {
 			return nil, err
 		}
 		out = append(out, f)
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf(`%q names no failsafe; "none" is for those who want none`, shorten(s))
 	}
 	return out, nil
 }

@@ -72,13 +72,15 @@ func TestHostFileThatSaysLittle(t *testing.T) {
 
 func TestFailsafes(t *testing.T) {
 	for in, want := range map[string][]manifest.FailsafePort{
-		`""`:       nil,
-		`null`:     nil,
-		`none`:     {},
-		`" NONE "`: {},
-		`[]`:       {},
-		`22`:       {{Protocol: inet.TCP, Port: 22}},
-		`"0"`:      {{Protocol: inet.TCP}},
+		`""`:                nil,
+		`null`:              nil,
+		`none`:              {},
+		`" NONE "`:          {},
+		`[]`:                {},
+		`22`:                {{Protocol: inet.TCP, Port: 22}},
+		`"0"`:               {{Protocol: inet.TCP}},
+		`"22,"`:             {{Protocol: inet.TCP, Port: 22}},
+		`", 22,, udp:53 ,"`: {{Protocol: inet.TCP, Port: 22}, {Protocol: inet.UDP, Port: 53}},
 		`[{protocol: UDP, port: 53, net: 10.0.0.1}]`:   {{Protocol: inet.UDP, Port: 53, Net: netip.MustParsePrefix("10.0.0.1/32")}},
 		`[{protocol: tcp, port: 22, net: 10.1.1.1/8}]`: {{Protocol: inet.TCP, Port: 22, Net: netip.MustParsePrefix("10.0.0.0/8")}},
 	} {
@@ -86,7 +88,7 @@ func TestFailsafes(t *testing.T) {
 		require.NoError(t, err, in)
 		require.Empty(t, cmp.Diff(want, got.Config.Failsafes.Inbound, compareNets), in)
 	}
-	for _, in := range []string{"sctp:22", "tcp:65536", "tcp:x", "\"tcp:22,\"", "tcp:fd00::1:22", "\"tcp:[fd00::1:22\"", "\"tcp::22\"", "tcp:10.0.0.0/33:22",
+	for _, in := range []string{"sctp:22", "tcp:65536", "tcp:x", "\",\"", "\" , ,\"", "\"tcp:,\"", "tcp:fd00::1:22", "\"tcp:[fd00::1:22\"", "\"tcp::22\"", "tcp:10.0.0.0/33:22",
 		"[{port: 22}]", "[{protocol: tcp, port: 70000}]", "[{protocol: tcp, port: 1, nets: x}]", "{a: b}"} {
 		_, err := parseHost("node: a\nconfig: {failsafes: {outbound: " + in + "}}\n")
 		require.Error(t, err, in)
