@@ -104,6 +104,7 @@ const eventGroup = 78
 func open(o iptables.Options) lab.Opener {
 	o.Render.LogGroup = eventGroup
 	return func(_ context.Context, ns lab.Netns) (lab.Dataplane, error) {
+		o := o // hosts are set up side by side
 		o.NetNS = ns.FD()
 		b, err := iptables.New(o)
 		if err != nil {
