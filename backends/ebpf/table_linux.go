@@ -3,6 +3,7 @@
 package ebpf
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -11,12 +12,15 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/xt"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	render "github.com/hostpolicy/hostpolicy/render/ebpf"
 )
 
 const (
+	matchName      = "bpf"
+	matchRevision  = 1
 	conntrackChain = "conntrack"
 	pathSize       = 512 // Ref: linux/netfilter/xt_bpf.h, XT_BPF_PATH_MAX
 	infoSize       = 2 + 2 + 4 + pathSize + 8
@@ -58,6 +62,9 @@ func installTable(ns *os.File, name string, want map[string]string) error {
 		if len(pin) >= pathSize {
 			return fmt.Errorf("path of %d bytes", len(pin))
 		}
+		if err := loadMatch(ns); err != nil {
+			return fmt.Errorf("nftables: match %s: %w", matchName, err)
+		}
 		info := make([]byte, infoSize)
 		info[0] = modePathPinned
 		copy(info[8:], pin)
@@ -66,14 +73,45 @@ func installTable(ns *os.File, name string, want map[string]string) error {
 			Table: t, Name: m.name, Type: nftables.ChainTypeFilter, Hooknum: m.hook, Priority: nftables.ChainPriorityRaw,
 		})
 		c.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: []expr.Any{
-			&expr.Match{Name: "bpf", Rev: 1, Info: &data},
+			&expr.Match{Name: matchName, Rev: matchRevision, Info: &data},
 			&expr.Notrack{},
 		}})
 	}
-	if err := c.Flush(); err != nil {
+	err = c.Flush()
+	if errors.Is(err, unix.ENOENT) && len(want) > 1 {
+		return &FeatureError{"the match bpf of nftables (CONFIG_NFT_COMPAT, CONFIG_NETFILTER_XT_MATCH_BPF)", "", err}
+	}
+	if err != nil {
 		return fmt.Errorf("nftables: table %s: %w", name, err)
 	}
 	return nil
+}
+
+// loadMatch has the kernel load the match that asks a program, where that is a module. A rule in a table of family inet does
+// not: there are modules for ip and for ip6, and the kernel asks for the one of the family of the table. So it is asked
+// for the revision of the match first, as iptables does. The module is there when the kernel has taken the question; the
+// answer is not waited for, because it claims to be one of many that never come.
+// Ref: net/netfilter/nft_compat.c, nfnl_compat_get_rcu and nfnl_compat_fill_info.
+func loadMatch(ns *os.File) error {
+	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: int(ns.Fd())})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	e := netlink.NewAttributeEncoder()
+	e.ByteOrder = binary.BigEndian
+	e.String(unix.NFTA_COMPAT_NAME, matchName)
+	e.Uint32(unix.NFTA_COMPAT_REV, matchRevision)
+	e.Uint32(unix.NFTA_COMPAT_TYPE, 0) // a match and not a target
+	attrs, err := e.Encode()
+	if err != nil {
+		return err
+	}
+	_, err = c.Send(netlink.Message{
+		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFT_COMPAT << 8, Flags: netlink.Request},
+		Data:   append([]byte{unix.AF_INET, 0, 0, 0}, attrs...),
+	})
+	return err
 }
 
 // removeTable removes our table, if it is there.
@@ -134,7 +172,7 @@ func ruleProgram(ch *nftables.Chain, r *nftables.Rule) string {
 		return changedChain
 	}
 	m, ok := r.Exprs[0].(*expr.Match)
-	if _, notrack := r.Exprs[1].(*expr.Notrack); !ok || !notrack || m.Name != "bpf" || ch.Hooknum == nil {
+	if _, notrack := r.Exprs[1].(*expr.Notrack); !ok || !notrack || m.Name != matchName || ch.Hooknum == nil {
 		return changedChain
 	}
 	info, ok := m.Info.(*xt.Unknown)
