@@ -37,12 +37,14 @@ const (
 	// What only the main function has is behind it.
 	vDyn   = 128 // dynptr of the packet, 16 bytes
 	vCt    = 144 // connection, 64 bits
-	vTries = 152 // how often another generation came between; alone in its eight bytes, for the verifier must follow it
+	vTries = 152 // how often another generation came between, 64 bits, for the verifier must follow it
 	vHooks = 160 // hooks that have an entry
 	vInfo  = 164 // what the kernel says of the packet's state
 	vBuf   = 168 // for reading, 48 bytes
 	vKeep  = 192 // in its second half: a destination that is put aside, address and port, 24 bytes
 	vTotal = 216
+
+	mainView = -(vTotal + 8) // where it is in the frame of the main function
 )
 
 // What is counted and reported.

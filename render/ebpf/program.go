@@ -51,11 +51,12 @@ func (e *emitter) main(p Place) {
 	e.mark("main")
 	e.mov(r9, r1)
 	e.mov(r6, fp)
-	e.imm(asm.Add, r6, -(vTotal + 8))
+	e.imm(asm.Add, r6, mainView)
 	e.generation(p)
-	for _, f := range [...]int{vPorts, vSrcPort, vDstPort, vTries, vOffset} {
+	for _, f := range [...]int{vPorts, vSrcPort, vDstPort, vOffset} {
 		e.storeImm(r6, f, 0, asm.Word)
 	}
+	e.storeImm(fp, mainView+vTries, 0, asm.DWord)
 	switch {
 	case p.Match():
 		e.matchContext()
@@ -105,11 +106,14 @@ func (e *emitter) main(p Place) {
 }
 
 // again writes what is done if another generation came into force: the packet is judged by it alone, from the beginning.
+// It counts in the frame and not in the view. These are the same bytes, but through other registers than the frame's
+// verifiers before Linux 6.8 do not see where a number comes from that ends a loop, and take it for one without end.
+// Ref: linux/kernel/bpf/verifier.c, backtrack_insn.
 func (e *emitter) again(p Place) {
 	e.mark("main.again")
-	e.field(r1, vTries)
+	e.load(r1, fp, mainView+vTries, asm.DWord)
 	e.imm(asm.Add, r1, 1)
-	e.setField(vTries, r1)
+	e.store(fp, mainView+vTries, r1, asm.DWord)
 	e.ifImm(asm.JGE, r1, maxTries, "drop")
 	e.generation(p)
 	e.jump("main.judge")
