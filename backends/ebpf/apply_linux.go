@@ -191,7 +191,7 @@ func (b *Backend) program(p render.Place) error {
 	}
 	prog, err := load(p, b.code[p].ins, b.maps, ebpf.ProgramOptions{})
 	if err != nil {
-		return &FeatureError{"what the program " + p.String() + " needs", "6.4", err}
+		return lacks("what the program "+p.String()+" needs", "6.4", err)
 	}
 	if p.Match() {
 		if err := prog.Pin(pin); err != nil {

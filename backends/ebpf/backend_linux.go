@@ -91,10 +91,10 @@ func New(o Options) (_ *Backend, err error) {
 		}
 	}()
 	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
-		return nil, &FeatureError{"a processor that is little endian", "", nil}
+		return nil, lacks("a processor that is little endian", "", nil)
 	}
 	if err := rlimit.RemoveMemlock(); err != nil {
-		return nil, &FeatureError{"memory for maps", "", err}
+		return nil, lacks("memory for maps", "", err)
 	}
 	if b.kernel, err = kernel(); err != nil {
 		return nil, err

@@ -8,16 +8,27 @@ import (
 	"runtime"
 
 	"github.com/cilium/ebpf/btf"
+	"golang.org/x/sys/unix"
 
 	render "github.com/hostpolicy/hostpolicy/render/ebpf"
 )
+
+// lacks returns a FeatureError about the kernel that runs.
+func lacks(feature, since string, err error) error {
+	e := &FeatureError{Feature: feature, Since: since, Err: err}
+	var u unix.Utsname
+	if unix.Uname(&u) == nil {
+		e.Release = unix.ByteSliceToString(u.Release[:])
+	}
+	return e
+}
 
 // kernel reads from the type information of the running kernel where it keeps what our programs read.
 func kernel() (render.Kernel, error) {
 	var k render.Kernel
 	spec, err := btf.LoadKernelSpec()
 	if err != nil {
-		return k, &FeatureError{"type information (CONFIG_DEBUG_INFO_BTF)", "", err}
+		return k, lacks("type information (CONFIG_DEBUG_INFO_BTF)", "", err)
 	}
 	conntrack := spec
 	find := func(from *btf.Spec, name string) (*btf.Struct, error) {
@@ -27,7 +38,7 @@ func kernel() (render.Kernel, error) {
 	}
 	if _, err := find(conntrack, "nf_conn"); errors.Is(err, btf.ErrNotFound) {
 		if conntrack, err = btf.LoadKernelModuleSpec("nf_conntrack"); err != nil {
-			return k, &FeatureError{"connection tracking", "", err}
+			return k, lacks("connection tracking", "", err)
 		}
 	}
 	for _, f := range []struct {
@@ -46,11 +57,11 @@ func kernel() (render.Kernel, error) {
 	} {
 		s, err := find(f.from, f.typ)
 		if err != nil {
-			return k, &FeatureError{"struct " + f.typ, "6.4", err}
+			return k, lacks("struct "+f.typ, "6.4", err)
 		}
 		off, ok := offset(s.Members, f.member)
 		if !ok {
-			return k, &FeatureError{fmt.Sprintf("member %s of struct %s", f.member, f.typ), "", nil}
+			return k, lacks(fmt.Sprintf("member %s of struct %s", f.member, f.typ), "", nil)
 		}
 		switch to := f.to.(type) {
 		case *int16:
@@ -61,16 +72,16 @@ func kernel() (render.Kernel, error) {
 	}
 	hash, err := find(conntrack, "nf_conntrack_tuple_hash")
 	if err != nil {
-		return k, &FeatureError{"struct nf_conntrack_tuple_hash", "", err}
+		return k, lacks("struct nf_conntrack_tuple_hash", "", err)
 	}
 	tuple, err := find(conntrack, "nf_conntrack_tuple")
 	if err != nil {
-		return k, &FeatureError{"struct nf_conntrack_tuple", "", err}
+		return k, lacks("struct nf_conntrack_tuple", "", err)
 	}
 	inHash, ok1 := offset(hash.Members, "tuple")
 	dst, ok2 := offset(tuple.Members, "dst")
 	if !ok1 || !ok2 {
-		return k, &FeatureError{"struct nf_conntrack_tuple as we know it", "", nil}
+		return k, lacks("struct nf_conntrack_tuple as we know it", "", nil)
 	}
 	k.CtTuple += int32(inHash)
 	k.CtNext = int32(hash.Size)
@@ -87,7 +98,7 @@ func kernel() (render.Kernel, error) {
 		}
 	}
 	if k.TuplePort < 0 {
-		return k, &FeatureError{"struct nf_conntrack_tuple as we know it", "", nil}
+		return k, lacks("struct nf_conntrack_tuple as we know it", "", nil)
 	}
 	if k.DevUpper, err = upper(spec); err != nil {
 		return k, err
@@ -101,21 +112,21 @@ func kernel() (render.Kernel, error) {
 	} {
 		var fn *btf.Func
 		if err := spec.TypeByName(f.name, &fn); err != nil {
-			return k, &FeatureError{"the kfunc " + f.name, f.since, err}
+			return k, lacks("the kfunc "+f.name, f.since, err)
 		}
 		id, err := spec.TypeID(fn)
 		if err != nil {
-			return k, &FeatureError{"the kfunc " + f.name, f.since, err}
+			return k, lacks("the kfunc "+f.name, f.since, err)
 		}
 		*f.to = int64(id)
 	}
 	entry, err := find(spec, "dst_entry")
 	if err != nil {
-		return k, &FeatureError{"struct dst_entry", "", err}
+		return k, lacks("struct dst_entry", "", err)
 	}
 	id, err := spec.TypeID(entry)
 	if err != nil {
-		return k, &FeatureError{"struct dst_entry", "", err}
+		return k, lacks("struct dst_entry", "", err)
 	}
 	k.DstEntry = int64(id)
 	k.InOrder = runtime.GOARCH == "amd64"
@@ -126,7 +137,7 @@ func kernel() (render.Kernel, error) {
 func upper(spec *btf.Spec) (int16, error) {
 	var dev *btf.Struct
 	if err := spec.TypeByName("net_device", &dev); err != nil {
-		return 0, &FeatureError{"struct net_device", "", err}
+		return 0, lacks("struct net_device", "", err)
 	}
 	for _, m := range dev.Members {
 		if s, ok := btf.UnderlyingType(m.Type).(*btf.Struct); ok && m.Name == "adj_list" {
@@ -135,7 +146,7 @@ func upper(spec *btf.Spec) (int16, error) {
 			}
 		}
 	}
-	return 0, &FeatureError{"struct net_device as we know it", "", nil}
+	return 0, lacks("struct net_device as we know it", "", nil)
 }
 
 // offset returns where a member is, in bytes; members without a name are looked into.

@@ -113,7 +113,7 @@ func (b *Backend) attach(id linkID) error {
 	})
 	if err != nil {
 		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
-			return &FeatureError{"netfilter BPF links (CONFIG_NETFILTER_BPF_LINK)", "6.4", err}
+			return lacks("netfilter BPF links (CONFIG_NETFILTER_BPF_LINK)", "6.4", err)
 		}
 		return &Error{"apply", "link " + id.String(), err}
 	}

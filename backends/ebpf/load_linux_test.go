@@ -5,6 +5,7 @@ package ebpf
 import (
 	"errors"
 	"fmt"
+	"os"
 	"regexp"
 	"strconv"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
 	"github.com/stretchr/testify/require"
 
 	render "github.com/hostpolicy/hostpolicy/render/ebpf"
@@ -63,6 +65,17 @@ func accepts(t *testing.T, inOrder bool) {
 		require.Equal(t, inOrder, swaps == 1, "%s", p)
 		require.NoError(t, prog.Close())
 	}
+}
+
+// TestWhatIsLackingIsNamed reads what somebody reads on a kernel that is too old.
+func TestWhatIsLackingIsNamed(t *testing.T) {
+	release, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	require.NoError(t, err)
+	err = lacks("struct bpf_nf_ctx", "6.4", btf.ErrNotFound)
+	require.EqualError(t, err, "ebpf: Linux "+strings.TrimSpace(string(release))+" lacks struct bpf_nf_ctx, which is in Linux since 6.4: not found")
+	require.ErrorIs(t, err, ErrUnavailable)
+	require.ErrorIs(t, err, btf.ErrNotFound)
+	require.EqualError(t, &FeatureError{Feature: "BTF"}, "ebpf: the kernel lacks BTF")
 }
 
 // deepest returns how much stack the functions take that call one another, each in steps of 32 bytes, and which they are.

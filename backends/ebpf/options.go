@@ -76,12 +76,17 @@ var ErrNotApplied = errors.New("no generation of this process is in force")
 type FeatureError struct {
 	Feature string // "netfilter BPF links", "the kfunc bpf_dynptr_slice"
 	Since   string // the release of Linux that has it, "" if it is a matter of configuration
+	Release string // of the kernel that runs, "6.2.0-39-generic"; "" if it did not say
 	Err     error  // what the kernel said
 }
 
 // Error implements error.
 func (e *FeatureError) Error() string {
-	s := "ebpf: the kernel lacks " + e.Feature
+	who := "the kernel"
+	if e.Release != "" {
+		who = "Linux " + e.Release
+	}
+	s := "ebpf: " + who + " lacks " + e.Feature
 	if e.Since != "" {
 		s += ", which is in Linux since " + e.Since
 	}

@@ -33,7 +33,7 @@ func provideFS(path string) error {
 	const usual = "/sys/fs/bpf"
 	if !isBPF(dir) && (path == usual || strings.HasPrefix(path, usual+"/")) {
 		if err := unix.Mount("bpf", usual, "bpf", 0, "mode=0700"); err != nil {
-			return &FeatureError{"a BPF file system at " + usual, "", err}
+			return lacks("a BPF file system at "+usual, "", err)
 		}
 	}
 	if err := os.MkdirAll(path, 0o700); err != nil {

@@ -79,7 +79,7 @@ func installTable(ns *os.File, name string, want map[string]string) error {
 	}
 	err = c.Flush()
 	if errors.Is(err, unix.ENOENT) && len(want) > 1 {
-		return &FeatureError{"the match bpf of nftables (CONFIG_NFT_COMPAT, CONFIG_NETFILTER_XT_MATCH_BPF)", "", err}
+		return lacks("the match bpf of nftables (CONFIG_NFT_COMPAT, CONFIG_NETFILTER_XT_MATCH_BPF)", "", err)
 	}
 	if err != nil {
 		return fmt.Errorf("nftables: table %s: %w", name, err)
