@@ -207,18 +207,7 @@ func (b *Backend) programPin(p render.Place) string {
 	return b.pin("prog", p.String()+"-"+b.code[p].version)
 }
 
-// wantChains returns the chains that a generation needs in our table, with the program that each asks.
-func (b *Backend) wantChains(a *render.Artifact) map[string]string {
-	want := map[string]string{conntrackChain: ""}
-	for _, m := range matchChains {
-		if a.Needs(m.place) {
-			want[m.name] = b.programPin(m.place)
-		}
-	}
-	return want
-}
-
-// table makes our table of nftables what a generation needs, if it is not.
+// table makes our tables of nftables what a generation needs, if they are not.
 func (b *Backend) table(a *render.Artifact) error {
 	want := b.wantChains(a)
 	have, err := tableChains(b.ns, b.opts.Table)
@@ -226,7 +215,7 @@ func (b *Backend) table(a *render.Artifact) error {
 		return nil
 	}
 	if err == nil {
-		err = installTable(b.ns, b.opts.Table, want)
+		err = installTables(b.ns, b.opts.Table, want)
 	}
 	if err != nil {
 		return &Error{"apply", "table " + b.opts.Table, err}

@@ -228,7 +228,7 @@ func TestConntrackOffDoesNotOpen(t *testing.T) {
 	require.Zero(t, counters(t, b)["conntrack:established"]-3, "three packets at most were of a known connection: two answers and a question")
 	st, err := b.Observe(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, []backends.Drift{{Kind: backends.DriftMissing, Object: "chain conntrack"}}, st.Drift)
+	require.Equal(t, []backends.Drift{{Kind: backends.DriftMissing, Object: "chain inet conntrack"}}, st.Drift)
 	apply(t, b, open)
 	require.True(t, echoes(t, ns))
 	require.True(t, echoes(t, ns))
@@ -251,7 +251,7 @@ func TestDriftIsSeen(t *testing.T) {
 	command(t, ns, "nft", "add", "rule", "inet", ebpf.DefaultTable, "conntrack", "accept")
 	st, err := b.Observe(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, []backends.Drift{{Kind: backends.DriftChanged, Object: "chain conntrack"}, {Kind: backends.DriftMissing, Object: "pin of link input_4"}}, st.Drift)
+	require.Equal(t, []backends.Drift{{Kind: backends.DriftChanged, Object: "chain inet conntrack"}, {Kind: backends.DriftMissing, Object: "pin of link input_4"}}, st.Drift)
 	apply(t, b, closed)
 	st, err = b.Observe(t.Context())
 	require.NoError(t, err)
@@ -261,6 +261,23 @@ func TestDriftIsSeen(t *testing.T) {
 	require.Zero(t, r.Changes, "the kernel has it already")
 	require.Equal(t, st.Generation, r.Generation)
 	require.NotZero(t, apply(t, b, open).Changes)
+
+	apply(t, b, "entry untracked-in a notrack\nentry untracked-out a notrack\nblock a\n  rule protocol=udp -> allow by policy:t/p/ingress[0]@untracked\n")
+	command(t, ns, "nft", "delete", "table", "ip6", ebpf.DefaultTable)
+	command(t, ns, "nft", "flush", "chain", "ip", ebpf.DefaultTable, "untracked-out")
+	command(t, ns, "nft", "add", "chain", "ip", ebpf.DefaultTable, "more")
+	st, err = b.Observe(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []backends.Drift{
+		{Kind: backends.DriftUnknown, Object: "chain ip more"}, {Kind: backends.DriftChanged, Object: "chain ip untracked-out"},
+		{Kind: backends.DriftMissing, Object: "chain ip6 untracked-in"}, {Kind: backends.DriftMissing, Object: "chain ip6 untracked-out"},
+	}, st.Drift)
+	require.NotZero(t, apply(t, b, open).Changes)
+	st, err = b.Observe(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, st.Drift)
+	require.NoError(t, b.Teardown(t.Context()))
+	require.Empty(t, strings.TrimSpace(command(t, ns, "nft", "list", "ruleset")))
 }
 
 // TestEventsSayEverything reads events of two generations, with a limit that is too low.

@@ -28,7 +28,7 @@ func (b *Backend) unboot() error {
 	if b.unbooted {
 		return nil
 	}
-	if err := removeTable(b.ns, b.opts.Table+bootTable); err != nil {
+	if err := removeTables(b.ns, b.opts.Table+bootTable); err != nil {
 		return err
 	}
 	b.unbooted = true

@@ -38,7 +38,7 @@ func (b *Backend) Notice(ctx context.Context, changed func()) error {
 	touched := false
 	err := nftnotice.Follow(ctx, int(ns.Fd()), nftnotice.Handler{
 		Change: func(c nftnotice.Change) {
-			touched = touched || c.Family == unix.NFPROTO_INET && c.Table == b.opts.Table
+			touched = touched || c.Table == b.opts.Table
 		},
 		Commit: func(uint32) {
 			if touched {

@@ -46,7 +46,8 @@ type Options struct {
 	Counters int
 	// Buffer is the size of the ring buffer of events, a power of two; 0 is DefaultBuffer.
 	Buffer int
-	// Table is the name of our table of nftables; "" is DefaultTable. Instances with other names live side by side.
+	// Table is the name of our tables of nftables, one in each of the families inet, ip and ip6; "" is DefaultTable.
+	// Instances with other names live side by side.
 	Table string
 	// XDP says where denials of untracked ingress policy may be made, before the kernel has spent anything on the packet.
 	// It changes no verdict.

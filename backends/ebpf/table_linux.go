@@ -3,7 +3,6 @@
 package ebpf
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -12,7 +11,6 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/xt"
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	render "github.com/hostpolicy/hostpolicy/render/ebpf"
@@ -27,6 +25,14 @@ const (
 	modePathPinned = 1 // XT_BPF_MODE_PATH_PINNED
 )
 
+// tableFamilies are those in which we have a table. The chains that ask programs stand in one for each version of IP and not in
+// one for both: kernels look for the module of a match by the family of the table, and some take no match of x_tables in
+// family inet. Ref: net/netfilter/nft_compat.c, nft_match_validate.
+var tableFamilies = [...]struct {
+	family nftables.TableFamily
+	name   string
+}{{nftables.TableFamilyINet, "inet"}, {nftables.TableFamilyIPv4, "ip"}, {nftables.TableFamilyIPv6, "ip6"}}
+
 // matchChains are the chains that ask a program which packets to leave alone.
 var matchChains = [...]struct {
 	place render.Place
@@ -37,45 +43,63 @@ var matchChains = [...]struct {
 	{render.MatchOut, "untracked-out", nftables.ChainHookOutput},
 }
 
-// installTable replaces our table, in one transaction: a rule that asks for the state of connections, which keeps
-// connection tracking and reassembly on, and for each of places a chain before it that takes out what the program there
-// names.
-func installTable(ns *os.File, name string, want map[string]string) error {
+// wantChains returns the chains that a generation needs in our tables, by family and name, with the pin of the program
+// that each asks.
+func (b *Backend) wantChains(a *render.Artifact) map[string]string {
+	want := map[string]string{"inet " + conntrackChain: ""}
+	for _, m := range matchChains {
+		if a.Needs(m.place) {
+			want["ip "+m.name], want["ip6 "+m.name] = b.programPin(m.place), b.programPin(m.place)
+		}
+	}
+	return want
+}
+
+// installTables replaces our tables, in one transaction: a rule that asks for the state of connections, which keeps
+// connection tracking and reassembly on, and chains before it that take out what programs name, as wantChains has them.
+func installTables(ns *os.File, name string, want map[string]string) error {
 	c, err := nftables.New(nftables.WithNetNSFd(int(ns.Fd())))
 	if err != nil {
 		return fmt.Errorf("nftables: %w", err)
 	}
-	t := &nftables.Table{Family: nftables.TableFamilyINet, Name: name}
-	c.AddTable(t)
-	c.DelTable(t)
-	c.AddTable(t)
-	chain := c.AddChain(&nftables.Chain{Table: t, Name: conntrackChain})
-	c.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: []expr.Any{
-		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
-	}})
-	for _, m := range matchChains {
-		pin, ok := want[m.name]
-		if !ok {
+	for _, f := range tableFamilies {
+		t := &nftables.Table{Family: f.family, Name: name}
+		c.AddTable(t) // which is no error if there is one
+		c.DelTable(t)
+		if f.family == nftables.TableFamilyINet {
+			c.AddTable(t)
+			chain := c.AddChain(&nftables.Chain{Table: t, Name: conntrackChain})
+			c.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: []expr.Any{
+				&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
+				&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
+			}})
 			continue
 		}
-		if len(pin) >= pathSize {
-			return fmt.Errorf("path of %d bytes", len(pin))
+		added := false
+		for _, m := range matchChains {
+			pin, ok := want[f.name+" "+m.name]
+			if !ok {
+				continue
+			}
+			if len(pin) >= pathSize {
+				return fmt.Errorf("path of %d bytes", len(pin))
+			}
+			if !added {
+				c.AddTable(t)
+				added = true
+			}
+			info := make([]byte, infoSize)
+			info[0] = modePathPinned
+			copy(info[8:], pin)
+			data := xt.Unknown(info)
+			chain := c.AddChain(&nftables.Chain{
+				Table: t, Name: m.name, Type: nftables.ChainTypeFilter, Hooknum: m.hook, Priority: nftables.ChainPriorityRaw,
+			})
+			c.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: []expr.Any{
+				&expr.Match{Name: matchName, Rev: matchRevision, Info: &data},
+				&expr.Notrack{},
+			}})
 		}
-		if err := loadMatch(ns); err != nil {
-			return fmt.Errorf("nftables: match %s: %w", matchName, err)
-		}
-		info := make([]byte, infoSize)
-		info[0] = modePathPinned
-		copy(info[8:], pin)
-		data := xt.Unknown(info)
-		chain := c.AddChain(&nftables.Chain{
-			Table: t, Name: m.name, Type: nftables.ChainTypeFilter, Hooknum: m.hook, Priority: nftables.ChainPriorityRaw,
-		})
-		c.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: []expr.Any{
-			&expr.Match{Name: matchName, Rev: matchRevision, Info: &data},
-			&expr.Notrack{},
-		}})
 	}
 	err = c.Flush()
 	if errors.Is(err, unix.ENOENT) && len(want) > 1 {
@@ -87,40 +111,28 @@ func installTable(ns *os.File, name string, want map[string]string) error {
 	return nil
 }
 
-// loadMatch has the kernel load the match that asks a program, where that is a module. A rule in a table of family inet does
-// not: there are modules for ip and for ip6, and the kernel asks for the one of the family of the table. So it is asked
-// for the revision of the match first, as iptables does. The module is there when the kernel has taken the question; the
-// answer is not waited for, because it claims to be one of many that never come.
-// Ref: net/netfilter/nft_compat.c, nfnl_compat_get_rcu and nfnl_compat_fill_info.
-func loadMatch(ns *os.File) error {
-	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: int(ns.Fd())})
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	e := netlink.NewAttributeEncoder()
-	e.ByteOrder = binary.BigEndian
-	e.String(unix.NFTA_COMPAT_NAME, matchName)
-	e.Uint32(unix.NFTA_COMPAT_REV, matchRevision)
-	e.Uint32(unix.NFTA_COMPAT_TYPE, 0) // a match and not a target
-	attrs, err := e.Encode()
-	if err != nil {
-		return err
-	}
-	_, err = c.Send(netlink.Message{
-		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFT_COMPAT << 8, Flags: netlink.Request},
-		Data:   append([]byte{unix.AF_INET, 0, 0, 0}, attrs...),
-	})
-	return err
-}
-
-// removeTable removes our table, if it is there.
-func removeTable(ns *os.File, name string) error {
+// removeTables removes our tables, where they are.
+func removeTables(ns *os.File, name string) error {
 	c, err := nftables.New(nftables.WithNetNSFd(int(ns.Fd())))
 	if err != nil {
 		return fmt.Errorf("nftables: %w", err)
 	}
-	c.DelTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: name})
+	found := false
+	for _, f := range tableFamilies {
+		tables, err := c.ListTablesOfFamily(f.family)
+		if err != nil {
+			return fmt.Errorf("nftables: %w", err)
+		}
+		for _, t := range tables {
+			if t.Name == name {
+				c.DelTable(t)
+				found = true
+			}
+		}
+	}
+	if !found {
+		return nil
+	}
 	if err := c.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("nftables: table %s: %w", name, err)
 	}
@@ -130,31 +142,31 @@ func removeTable(ns *os.File, name string) error {
 // changedChain is what tableChains returns for a chain that is not as we make it.
 const changedChain = "?"
 
-// tableChains returns the chains of our table and the program that each asks; nil if there is none.
+// tableChains returns the chains of our tables and the program that each asks, as wantChains does.
 func tableChains(ns *os.File, name string) (map[string]string, error) {
 	c, err := nftables.New(nftables.WithNetNSFd(int(ns.Fd())))
 	if err != nil {
 		return nil, fmt.Errorf("nftables: %w", err)
 	}
-	chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyINet)
-	if err != nil {
-		return nil, fmt.Errorf("nftables: %w", err)
-	}
-	var names map[string]string
-	for _, ch := range chains {
-		if ch.Table.Name != name {
-			continue
-		}
-		rules, err := c.GetRules(ch.Table, ch)
+	names := map[string]string{}
+	for _, f := range tableFamilies {
+		chains, err := c.ListChainsOfTableFamily(f.family)
 		if err != nil {
 			return nil, fmt.Errorf("nftables: %w", err)
 		}
-		if names == nil {
-			names = map[string]string{}
-		}
-		names[ch.Name] = changedChain
-		if len(rules) == 1 {
-			names[ch.Name] = ruleProgram(ch, rules[0])
+		for _, ch := range chains {
+			if ch.Table.Name != name {
+				continue
+			}
+			rules, err := c.GetRules(ch.Table, ch)
+			if err != nil {
+				return nil, fmt.Errorf("nftables: %w", err)
+			}
+			key := f.name + " " + ch.Name
+			names[key] = changedChain
+			if len(rules) == 1 {
+				names[key] = ruleProgram(ch, rules[0])
+			}
 		}
 	}
 	return names, nil

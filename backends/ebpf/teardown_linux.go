@@ -29,10 +29,10 @@ func (b *Backend) Teardown(ctx context.Context) error {
 		errs = append(errs, l.remove())
 		delete(b.devices, i)
 	}
-	if err := removeTable(b.ns, b.opts.Table); err != nil {
+	if err := removeTables(b.ns, b.opts.Table); err != nil {
 		errs = append(errs, &Error{"teardown", "table " + b.opts.Table, err})
 	}
-	errs = append(errs, removeTable(b.ns, b.opts.Table+bootTable), removePins(b.opts.Path))
+	errs = append(errs, removeTables(b.ns, b.opts.Table+bootTable), removePins(b.opts.Path))
 	b.forget()
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("ebpf: teardown: %w", err)
