@@ -4,9 +4,11 @@ package nftables
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/hostpolicy/hostpolicy/hostendpoint/inet"
 	"github.com/hostpolicy/hostpolicy/policy/ir"
+	"github.com/hostpolicy/hostpolicy/policy/ir/span"
 )
 
 // Expr is one expression of a rule: a test, a statement or a verdict. Expressions run in order; the first test that
@@ -173,6 +175,39 @@ func (Verdict) isExpr()      {}
 
 // ConcatRanges reports whether the map needs render.Caps.ConcatRanges.
 func (m VerdictMap) ConcatRanges() bool { return len(m.Keys) > 1 && m.Ranges() }
+
+// wordOfRules is how many rules of a field the kernel holds in one word, at least.
+const wordOfRules = 32
+
+// largestFirst returns the map with the field first that is the most work: the kernel has a rule for each prefix of each
+// range of a field, and a bit for each rule. In older kernels (5.10.223 and 6.2 are, 6.1.176 and 6.12 are not) the bits
+// that the first field does not have come into the search as set, and cases are found that the packet is not in.
+// Ref: linux/net/netfilter/nft_set_pipapo.c, pipapo_get and nft_pipapo_lookup.
+func (m VerdictMap) largestFirst() VerdictMap {
+	largest, most, first := 0, 0, 0
+	for i := range m.Keys {
+		n := 0
+		for _, c := range m.Cases {
+			n += span.Of(c.Key[i]).Prefixes()
+		}
+		if i == 0 {
+			first = n
+		}
+		if n > most {
+			largest, most = i, n
+		}
+	}
+	if most == first || most <= wordOfRules {
+		return m
+	}
+	out := VerdictMap{Keys: toFront(m.Keys, largest), Cases: slices.Clone(m.Cases)}
+	for i := range out.Cases {
+		out.Cases[i].Key = toFront(out.Cases[i].Key, largest)
+	}
+	return out
+}
+
+func toFront[T any](s []T, i int) []T { return slices.Concat(s[i:i+1], s[:i], s[i+1:]) }
 
 // Ranges reports whether some case holds more than one value of some key.
 func (m VerdictMap) Ranges() bool {

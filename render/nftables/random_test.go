@@ -7,10 +7,12 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"net/netip"
 	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"go4.org/netipx"
 
 	"github.com/hostpolicy/hostpolicy/policy/ir"
 	"github.com/hostpolicy/hostpolicy/render"
@@ -171,4 +173,49 @@ var variants = map[string]nftables.Expr{
 	"IsGenerated": nftables.IsGenerated{}, "IsMarked": nftables.IsMarked{}, "InSet": nftables.InSet{}, "VerdictMap": nftables.VerdictMap{},
 	"SetMark": nftables.SetMark{}, "Untrack": nftables.Untrack{}, "Count": nftables.Count{}, "Log": nftables.Log{}, "Reject": nftables.Reject{},
 	"Verdict": nftables.Verdict{},
+}
+
+// TestTheLargestFieldIsFirst counts what the kernel makes of the fields of maps with ranges; see largestFirst.
+func TestTheLargestFieldIsFirst(t *testing.T) {
+	large := 0
+	check := func(r *nftables.Ruleset) {
+		for _, c := range r.Chains {
+			for _, rule := range c.Rules {
+				for _, e := range rule.Exprs {
+					m, ok := e.(nftables.VerdictMap)
+					if !ok || !m.ConcatRanges() {
+						continue
+					}
+					n := make([]int, len(m.Keys))
+					for _, c := range m.Cases {
+						require.Len(t, c.Key, len(m.Keys))
+						for i, k := range c.Key {
+							n[i] += len(netipx.IPRangeFrom(netip.AddrFrom16(k.Lo), netip.AddrFrom16(k.Hi)).Prefixes())
+						}
+					}
+					if slices.Max(n) > 32 {
+						large++
+						require.Equal(t, slices.Max(n), n[0], "%s", &rule)
+					}
+				}
+			}
+		}
+	}
+	some(60, func(_ uint64, p *ir.Program, m ir.Members, o nftables.Options) {
+		r, err := nftables.Render(p, m, o)
+		require.NoError(t, err)
+		check(r)
+	})
+	require.Greater(t, large, 5)
+
+	p, m, err := ir.Parse(`entry normal-in a
+block a
+  switch protocol,dst,dport
+    case tcp 10.0.0.0/8 1-65534 -> allow by policy:t/p/ingress[0]
+    case tcp 11.0.0.0/8 2-65533 -> deny by policy:t/p/ingress[1]
+`)
+	require.NoError(t, err)
+	r, err := nftables.Render(p, m, nftables.Options{Caps: render.Caps{ConcatRanges: true}, Linear: true})
+	require.NoError(t, err)
+	require.Contains(t, r.String(), "th dport . meta l4proto . ip daddr vmap { 1-65534 . tcp . 10.0.0.0/8 ")
 }

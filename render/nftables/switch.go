@@ -206,8 +206,11 @@ func (b *builder) putGroup(c *chain, tests []Expr, g *group) error {
 		return nil
 	}
 	m := VerdictMap{Keys: g.keys, Cases: g.cases}
-	if m.ConcatRanges() && !b.o.Caps.ConcatRanges {
-		return b.unsupported("ranges of several fields in one map: needs Linux 5.6")
+	if m.ConcatRanges() {
+		if !b.o.Caps.ConcatRanges {
+			return b.unsupported("ranges of several fields in one map: needs Linux 5.6")
+		}
+		m = m.largestFirst()
 	}
 	n := 0
 	for _, key := range g.keys {

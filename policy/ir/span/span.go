@@ -10,6 +10,7 @@
 package span
 
 import (
+	"math/bits"
 	"slices"
 	"sort"
 
@@ -53,6 +54,26 @@ func (s Span) Size() float64 {
 		hi--
 	}
 	return float64(hi)*word + float64(lo) + 1
+}
+
+// Prefixes returns the least number of prefixes that s is the union of; 0 if it is empty.
+func (s Span) Prefixes() int {
+	if s.Empty() {
+		return 0
+	}
+	differ := Key{s.Lo.Hi ^ s.Hi.Hi, s.Lo.Lo ^ s.Hi.Lo}
+	first := bits.LeadingZeros64(differ.Hi) // bit that is not the same for all keys
+	if differ.Hi == 0 {
+		first += bits.LeadingZeros64(differ.Lo)
+	}
+	free := Mask(first).Not()
+	if s.Lo.And(free) == (Key{}) && s.Hi.And(free) == free {
+		return 1
+	}
+	// In each half of what is below that bit, prefixes are as many as bits of the number of its keys.
+	half := Mask(first + 1).Not()
+	ones := func(k Key) int { return bits.OnesCount64(k.Hi) + bits.OnesCount64(k.Lo) }
+	return ones(s.Lo.Not().And(half).Next()) + ones(s.Hi.And(half).Next())
 }
 
 // Union returns the set of all keys in s, of which no span may be empty; there are no other conditions. What it returns

@@ -213,3 +213,26 @@ func TestNothingIsAllocated(t *testing.T) {
 		}
 	}))
 }
+
+// Prefixes are counted one by one, each as long as it can be.
+func TestPrefixes(t *testing.T) {
+	require.Zero(t, span.Span{Lo: span.Key{Lo: 1}}.Prefixes())
+	require.Equal(t, 1, span.Span{Hi: span.Last()}.Prefixes())
+	require.Equal(t, 2, span.Span{Hi: span.Key{Lo: 2}}.Prefixes())
+	require.Equal(t, 128, span.Span{Lo: span.Key{Lo: 1}, Hi: span.Last()}.Prefixes())
+	for _, u := range universes() {
+		for lo := range width {
+			for hi := lo; hi < width; hi++ {
+				n := 0
+				for at := lo; at <= hi; n++ {
+					size := 1
+					for low := u.key(at).Lo; at+2*size-1 <= hi && low&uint64(2*size-1) == 0; {
+						size *= 2
+					}
+					at += size
+				}
+				require.Equal(t, n, u.span(lo, hi).Prefixes(), "%v %d %d", u, lo, hi)
+			}
+		}
+	}
+}
