@@ -25,9 +25,9 @@ const (
 	modePathPinned = 1 // XT_BPF_MODE_PATH_PINNED
 )
 
-// tableFamilies are those in which we have a table. The chains that ask programs stand in one for each version of IP and not in
-// one for both: kernels look for the module of a match by the family of the table, and some take no match of x_tables in
-// family inet. Ref: net/netfilter/nft_compat.c, nft_match_validate.
+// tableFamilies are those in which we have a table. The chains that ask programs stand in one for each version of IP and
+// not in one for both: kernels look for the module of a match by the family of the table, and some take no match of
+// x_tables in family inet. Ref: linux/net/netfilter/nft_compat.c, nft_match_validate.
 var tableFamilies = [...]struct {
 	family nftables.TableFamily
 	name   string
@@ -73,9 +73,7 @@ func installTables(ns *os.File, name string, want map[string]string) error {
 				&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
 				&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
 			}})
-			continue
 		}
-		added := false
 		for _, m := range matchChains {
 			pin, ok := want[f.name+" "+m.name]
 			if !ok {
@@ -84,10 +82,7 @@ func installTables(ns *os.File, name string, want map[string]string) error {
 			if len(pin) >= pathSize {
 				return fmt.Errorf("path of %d bytes", len(pin))
 			}
-			if !added {
-				c.AddTable(t)
-				added = true
-			}
+			c.AddTable(t)
 			info := make([]byte, infoSize)
 			info[0] = modePathPinned
 			copy(info[8:], pin)
