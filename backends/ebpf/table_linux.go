@@ -106,23 +106,31 @@ func installTables(ns *os.File, name string, want map[string]string) error {
 	return nil
 }
 
+// ours returns the family of a table if it is one of those called name that are ours; "" if it is not.
+func ours(t *nftables.Table, name string) string {
+	for _, f := range tableFamilies {
+		if t.Family == f.family && t.Name == name {
+			return f.name
+		}
+	}
+	return ""
+}
+
 // removeTables removes our tables, where they are.
 func removeTables(ns *os.File, name string) error {
 	c, err := nftables.New(nftables.WithNetNSFd(int(ns.Fd())))
 	if err != nil {
 		return fmt.Errorf("nftables: %w", err)
 	}
+	tables, err := c.ListTables()
+	if err != nil {
+		return fmt.Errorf("nftables: %w", err)
+	}
 	found := false
-	for _, f := range tableFamilies {
-		tables, err := c.ListTablesOfFamily(f.family)
-		if err != nil {
-			return fmt.Errorf("nftables: %w", err)
-		}
-		for _, t := range tables {
-			if t.Name == name {
-				c.DelTable(t)
-				found = true
-			}
+	for _, t := range tables {
+		if ours(t, name) != "" {
+			c.DelTable(t)
+			found = true
 		}
 	}
 	if !found {
@@ -143,25 +151,24 @@ func tableChains(ns *os.File, name string) (map[string]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("nftables: %w", err)
 	}
+	chains, err := c.ListChains()
+	if err != nil {
+		return nil, fmt.Errorf("nftables: %w", err)
+	}
 	names := map[string]string{}
-	for _, f := range tableFamilies {
-		chains, err := c.ListChainsOfTableFamily(f.family)
+	for _, ch := range chains {
+		family := ours(ch.Table, name)
+		if family == "" {
+			continue
+		}
+		rules, err := c.GetRules(ch.Table, ch)
 		if err != nil {
 			return nil, fmt.Errorf("nftables: %w", err)
 		}
-		for _, ch := range chains {
-			if ch.Table.Name != name {
-				continue
-			}
-			rules, err := c.GetRules(ch.Table, ch)
-			if err != nil {
-				return nil, fmt.Errorf("nftables: %w", err)
-			}
-			key := f.name + " " + ch.Name
-			names[key] = changedChain
-			if len(rules) == 1 {
-				names[key] = ruleProgram(ch, rules[0])
-			}
+		key := family + " " + ch.Name
+		names[key] = changedChain
+		if len(rules) == 1 {
+			names[key] = ruleProgram(ch, rules[0])
 		}
 	}
 	return names, nil

@@ -179,25 +179,22 @@ func (m VerdictMap) ConcatRanges() bool { return len(m.Keys) > 1 && m.Ranges() }
 // wordOfRules is how many rules of a field the kernel holds in one word, at least.
 const wordOfRules = 32
 
-// largestFirst returns the map with the field first that is the most work: the kernel has a rule for each prefix of each
+// largestFirst returns the map with that field first of which the kernel keeps most. It has a rule for each prefix of each
 // range of a field, and a bit for each rule. In older kernels (5.10.223 and 6.2 are, 6.1.176 and 6.12 are not) the bits
 // that the first field does not have come into the search as set, and cases are found that the packet is not in.
 // Ref: linux/net/netfilter/nft_set_pipapo.c, pipapo_get and nft_pipapo_lookup.
 func (m VerdictMap) largestFirst() VerdictMap {
-	largest, most, first := 0, 0, 0
+	largest, most := 0, 0
 	for i := range m.Keys {
 		n := 0
 		for _, c := range m.Cases {
 			n += span.Of(c.Key[i]).Prefixes()
 		}
-		if i == 0 {
-			first = n
-		}
 		if n > most {
 			largest, most = i, n
 		}
 	}
-	if most == first || most <= wordOfRules {
+	if largest == 0 || most <= wordOfRules {
 		return m
 	}
 	out := VerdictMap{Keys: toFront(m.Keys, largest), Cases: slices.Clone(m.Cases)}

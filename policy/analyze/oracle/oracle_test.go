@@ -378,11 +378,7 @@ func moreOf(b *analyze.Box) {
 // atWitness compares a report at the place of a packet.
 func atWitness(t *testing.T, before, after analyze.Input, r *analyze.Report, p *flow.Packet) error {
 	t.Helper()
-	f := inet.IPv4
-	if p.Src.Is6() {
-		f = inet.IPv6
-	}
-	s, err := oracle.NewSpace(f, p.NATDst.IsValid())
+	s, err := oracle.NewSpace(inet.FamilyOf(p.Src), p.NATDst.IsValid())
 	require.NoError(t, err)
 	pl := oracle.Place{Path: p.Path, In: p.In, Out: p.Out, State: p.State, DstLocal: p.DstLocal, RouteOut: p.RouteOut}
 	x, err := oracle.Decide(s, before, pl)
